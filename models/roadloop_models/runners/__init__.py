@@ -1,0 +1,53 @@
+"""Runners: the one way to execute a model file. The vehicle drives with them and the cloud evaluates with them."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_models.bundle.bundle import Bundle
+from roadloop_models.bundle.manifest import TensorSpec, Variant
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A loaded model. Not thread-safe: one inference thread owns it."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes, in order."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns, in order."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers or delegates that the session really got."""
+
+    def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+        """One inference: float32 arrays of the inputs' shapes to float32 arrays of the outputs' shapes.
+
+        Where the file has integer inputs or outputs they are quantized and dequantized here.
+        Raises ModelInputError where a shape or dtype does not fit.
+        """
+
+    def close(self) -> None:
+        """Release the session."""
+
+
+def open_runner(bundle: Bundle, variant: Variant, threads: int = 1) -> Runner:
+    """Load one variant of a bundle; imports its runtime only now.
+
+    Raises RuntimeMissingError where the runtime is not installed or does not work here, BundleError where the file
+    does not have the tensors that the manifest promises.
+    """
+    path = bundle.path(variant.file)
+    if variant.runtime == "onnx":
+        from roadloop_models.runners.onnx import OnnxRunner
+
+        return OnnxRunner(path, variant, threads)
+    from roadloop_models.runners.tflite import TfliteRunner
+
+    return TfliteRunner(path, variant, threads)
