@@ -123,4 +123,6 @@ def _read_manifest(directory: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}; a bundle is a directory with a {MANIFEST_NAME}") from error
+        raise BundleError(
+            f"{path}: {error.strerror or error}; a bundle is a directory with a {MANIFEST_NAME}"
+        ) from error

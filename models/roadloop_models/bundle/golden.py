@@ -78,8 +78,8 @@ def check_golden(bundle: Bundle, variant: Variant, runner: Runner) -> GoldenRepo
         index = int(np.argmax(np.where(np.isfinite(difference), difference, np.inf)))
         if not difference[index] <= tolerance:
             raise GoldenMismatchError(
-                f"{bundle.manifest.task} {bundle.manifest.version} {variant.key}: golden vector {index}, '{key}' is off "
-                f"by {difference[index]:.4g}, allowed {tolerance:.4g}"
+                f"{bundle.manifest.task} {bundle.manifest.version} {variant.key}: golden vector {index}, '{key}' "
+                f"is off by {difference[index]:.4g}, allowed {tolerance:.4g}"
             )
         if classes:
             _check_classes(key, expected[key], values, tolerance)
@@ -91,7 +91,9 @@ def _check_classes(key: str, expected: FloatArray, actual: FloatArray, tolerance
     for index, (want, got) in enumerate(zip(expected, actual, strict=True)):
         second, best = np.sort(want.ravel())[-2:]
         if best - second > 2 * tolerance and int(np.argmax(want)) != int(np.argmax(got)):
-            raise GoldenMismatchError(f"golden vector {index}, '{key}': class {np.argmax(got)}, expected {np.argmax(want)}")
+            raise GoldenMismatchError(
+                f"golden vector {index}, '{key}': class {np.argmax(got)}, expected {np.argmax(want)}"
+            )
 
 
 def _load(path: Path) -> dict[str, FloatArray]:

@@ -21,8 +21,8 @@ MAX_FILES = 64
 Runtime = Literal["onnx", "tflite"]
 Precision = Literal["int8", "fp32"]
 DType = Literal["float32", "int8", "uint8", "int32", "int64"]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9.-]{0,39}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9.-]{0,39}\\Z")]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
@@ -127,7 +127,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return tuple(self.file_entry(path) for path in wanted if path is not None)
 
 
-_SAFE_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$")
+_SAFE_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}\Z")
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -168,10 +168,13 @@ def _check(manifest: Manifest) -> None:
         manifest.files_for(variant)
         if not len(manifest.golden.low) == len(manifest.golden.high) == len(variant.inputs):
             raise BundleError(
-                f"{MANIFEST_NAME}: golden: low and high need one value per input of {variant.key} ({len(variant.inputs)})"
+                f"{MANIFEST_NAME}: golden: low and high need one value for each of the {len(variant.inputs)} "
+                f"inputs of {variant.key}"
             )
         for spec in (*variant.inputs, *variant.outputs):
             if spec.dtype in ("int8", "uint8") and spec.quantization is None:
-                raise BundleError(f"{MANIFEST_NAME}: {variant.key}: tensor '{spec.name}' is {spec.dtype} without quantization")
+                raise BundleError(
+                    f"{MANIFEST_NAME}: {variant.key}: tensor '{spec.name}' is {spec.dtype} without quantization"
+                )
     if manifest.training_weights is not None:
         manifest.file_entry(manifest.training_weights)

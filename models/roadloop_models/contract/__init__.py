@@ -1,0 +1,1 @@
+"""The contract between vehicle and cloud: channels, messages, and how they are encoded."""

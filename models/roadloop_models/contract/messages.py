@@ -1,0 +1,208 @@
+"""Messages on the channels. Unknown fields are tolerated, so that either side may be newer than the other.
+
+Control messages are JSON, so that a person with `mosquitto_sub` can read them; those that carry bytes are MessagePack.
+Sequence numbers count from 1, separately for each (vehicle, boot, stream); captured items use the stream `blob`, where
+one number is one block.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from roadloop_models.bundle.manifest import Name, Sha256
+from roadloop_models.contract.channels import BLOCK_BYTES
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Seq = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
+BlockNumber = Annotated[int, msgspec.Meta(ge=0, lt=10_000_000)]
+Block = Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES)]
+
+BLOB_STREAM = "blob"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all messages; `v` rises when a field changes its meaning."""
+
+    v: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """Whether a vehicle is connected. The offline one is the last will."""
+
+    online: bool
+    session: Annotated[str, msgspec.Meta(max_length=40)]
+    boot: Count = 0
+    agent_version: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    hardware: Annotated[str, msgspec.Meta(max_length=80)] = ""
+
+
+class TelemetryBatch(Message, frozen=True, kw_only=True):
+    """Consecutive samples of one stream. `columns` is what columns.py encodes: last_seq - first_seq + 1 rows."""
+
+    boot: Count
+    first_seq: Seq
+    last_seq: Seq
+    columns: bytes
+
+
+class SeqRange(msgspec.Struct, frozen=True, array_like=True):
+    """first..last, both included."""
+
+    first: Seq
+    last: Seq
+
+
+class LostRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples that the vehicle gave up, and why."""
+
+    boot: Count
+    stream: Name
+    first_seq: Seq
+    last_seq: Seq
+    reason: Annotated[str, msgspec.Meta(max_length=40)]
+
+
+class Lost(Message, frozen=True, kw_only=True):
+    """Repeated until the cursor covers the ranges."""
+
+    ranges: Annotated[tuple[LostRange, ...], msgspec.Meta(max_length=256)]
+
+
+class BlobItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A captured item: an image or a clip, and the decision sample that it belongs to."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=256 * 1024 * 1024)]
+    media_type: Annotated[str, msgspec.Meta(max_length=40)]
+    task: Name
+    about_stream: Name
+    about_seq: Seq
+    t_ms: int
+
+
+class BlobBlock(Message, frozen=True, kw_only=True):
+    """Block `n` (in the topic) of an item, numbered `seq` in the stream `blob`."""
+
+    boot: Count
+    seq: Seq
+    item: BlobItem
+    data: Block
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An error of the catalogue, as reported."""
+
+    code: Annotated[str, msgspec.Meta(max_length=40)]
+    detail: Text
+
+
+UpdateState = Literal["idle", "fetching", "testing", "installing", "trial", "rolled-back", "refused", "waiting"]
+
+
+class ReleaseRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A release, named by its number and pinned by its manifest."""
+
+    task: Name
+    release: Annotated[int, msgspec.Meta(ge=1)]
+    version: Name
+    manifest_sha256: Sha256
+
+
+class ReportedSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """What one slot runs now, and where the update towards `target` is.
+
+    `state` is about the target: `idle` means nothing is wanted but what runs. `rolled-back` and `refused` are final
+    for this target and carry the error. `blocks_done` / `blocks_total` are the progress of `fetching`.
+    """
+
+    task: Name
+    running: ReleaseRef | None
+    runtime: str
+    precision: str
+    providers: tuple[str, ...] = ()
+    state: UpdateState
+    target: ReleaseRef | None = None
+    error: ErrorInfo | None = None
+    blocks_done: Count = 0
+    blocks_total: Count = 0
+
+
+class Reported(Message, frozen=True, kw_only=True):
+    """The vehicle's own word about itself."""
+
+    boot: Count
+    agent_version: Annotated[str, msgspec.Meta(max_length=40)]
+    hardware: Annotated[str, msgspec.Meta(max_length=80)]
+    desired_version: Count
+    slots: dict[Name, ReportedSlot]
+    spool_bytes: Count = 0
+    spool_samples: Count = 0
+
+
+class FetchRequest(Message, frozen=True, kw_only=True):
+    """Asks for blocks of a file of the image repository, for example `metadata/timestamp.json`.
+
+    `sha256` names the content where it is known; `blocks` are first..last, both included, at most 256 blocks in all.
+    """
+
+    path: Annotated[str, msgspec.Meta(max_length=200)]
+    sha256: Sha256 | None = None
+    blocks: Annotated[tuple[tuple[BlockNumber, BlockNumber], ...], msgspec.Meta(min_length=1, max_length=64)]
+
+
+class FileBlock(Message, frozen=True, kw_only=True):
+    """Block `n` (in the topic) of a file. Where the repository has no such file, `missing` is true and data empty."""
+
+    path: Annotated[str, msgspec.Meta(max_length=200)]
+    size_bytes: Count
+    crc32: Count
+    data: Block
+    missing: bool = False
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a vehicle should go about an update."""
+
+    health_window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    fetch_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+
+
+class Desired(Message, frozen=True, kw_only=True):
+    """What every slot should run. A level, not an event: the newest version replaces all before."""
+
+    version: Seq
+    slots: dict[Name, ReleaseRef]
+    policy: Policy = Policy()
+
+
+class StreamCursor(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cloud has accounted for (stored or declared lost): all of 1..prefix, and `ranges` beyond it."""
+
+    boot: Count
+    stream: Name
+    prefix: Count
+    ranges: Annotated[tuple[SeqRange, ...], msgspec.Meta(max_length=1024)] = ()
+
+
+class Cursor(Message, frozen=True, kw_only=True):
+    """The cloud's commitment. A new epoch says that its database was restored: all that is still held is sent again."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    streams: Annotated[tuple[StreamCursor, ...], msgspec.Meta(max_length=1024)]
+
+
+class Command(Message, frozen=True, kw_only=True):
+    """A thing to do once, answered on `up/reply` under the same id."""
+
+    id: Annotated[str, msgspec.Meta(max_length=40)]
+    kind: Literal["ping", "resend", "report"]
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """The answer to a command."""
+
+    id: Annotated[str, msgspec.Meta(max_length=40)]
+    ok: bool
+    detail: Text = ""

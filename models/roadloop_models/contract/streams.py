@@ -1,0 +1,82 @@
+"""The telemetry streams that both sides know, each with its fields, units and resolutions.
+
+A sample is one timestamped row of at most 22 scalars. Values are kept to a multiple of the field's resolution.
+"""
+
+from dataclasses import dataclass
+
+MAX_FIELDS = 22
+
+SPEEDS_PER_SAMPLE = 20
+"""How many sensors' speeds one `road-speed` sample carries; a step of 207 sensors is 11 samples."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One scalar: its unit is in its name, its resolution is the step it is rounded to."""
+
+    name: str
+    resolution: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named sequence of samples with the same fields."""
+
+    name: str
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.fields) <= MAX_FIELDS:
+            raise ValueError(f"stream {self.name}: {len(self.fields)} fields, 1 to {MAX_FIELDS} are allowed")
+
+
+SIGN_DECISION = Stream(
+    "sign-decision",
+    (
+        Field("item", 1),  # the source's own number of the frame
+        Field("class_id", 1),
+        Field("confidence", 0.001),
+        Field("margin", 0.001),  # best minus second-best probability
+        Field("latency_us", 1),
+        Field("release", 1),
+        Field("captured", 1),  # 1 where the frame itself is sent as a blob
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
+ROAD_SPEED = Stream(
+    "road-speed",
+    (
+        Field("step", 1),  # 5-minute steps since the start of the record
+        Field("first_sensor", 1),
+        *(Field(f"speed_{index}_mph", 0.001) for index in range(SPEEDS_PER_SAMPLE)),
+    ),
+)
+SPEED_DECISION = Stream(
+    "speed-decision",
+    (
+        Field("step", 1),
+        Field("forecast_15min_mph", 0.01),  # means over all sensors
+        Field("forecast_30min_mph", 0.01),
+        Field("forecast_45min_mph", 0.01),
+        Field("forecast_60min_mph", 0.01),
+        Field("observed_mph", 0.01),
+        Field("latency_us", 1),
+        Field("release", 1),
+    ),
+)
+HEALTH = Stream(
+    "health",
+    (
+        Field("slot", 1),  # index in the profile
+        Field("release", 1),
+        Field("decisions", 1),  # since the last health sample
+        Field("errors", 1),
+        Field("latency_mean_us", 1),
+        Field("latency_max_us", 1),
+        Field("dropped", 1),
+        Field("rss_mb", 0.1),
+    ),
+)
+
+STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, HEALTH)}
