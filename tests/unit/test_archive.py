@@ -54,7 +54,7 @@ def test_a_changed_byte_or_a_cut_leaves_nothing_wrong_behind(
     except BundleError:
         assert [path.name for path in folder.iterdir()] == ["damaged.tar"]
     else:
-        # Padding, or a header field that nobody reads, was hit; or the manifest itself, which only a signature can tell.
+        # Padding or an unread header field was hit; or the manifest itself, which only a signature can tell.
         original = Bundle.open(packed.parent / "bundle")
         in_manifest = 512 <= position < 512 + (original.directory / MANIFEST_NAME).stat().st_size
         assert in_manifest or bundle.manifest_sha256 == original.manifest_sha256

@@ -139,7 +139,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME}: {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are read")
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST_NAME}: {error}") from error
     _check(manifest)
     return manifest
