@@ -1,0 +1,1 @@
+"""The fleet service: ingest, ledger, telemetry, identity, registry, rollouts."""
