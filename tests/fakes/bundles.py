@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from roadloop_models.bundle import Bundle, GoldenSpec, Manifest, Preprocess, TensorSpec, Variant, write_bundle
+from roadloop_models.bundle import Bundle, GoldenSpec, Manifest, TensorSpec, Variant, write_bundle
 from roadloop_models.bundle.golden import FloatArray, encode_golden, golden_inputs
+from roadloop_models.preprocess import ImageStandardize
 
 CLASSES = 43
-SHAPE = (1, 3, 32, 32)
+SHAPE = (1, 32, 32, 3)
 WEIGHTS = "onnx-int8.onnx"
 
 
@@ -36,7 +37,7 @@ def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0) -> Bund
         min_agent_version="0.1.0",
         files=(),
         variants=(variant,),
-        preprocess=Preprocess("sign-standardize"),
+        preprocess=ImageStandardize().spec,
         golden=golden,
         labels="labels.txt",
     )
@@ -49,13 +50,14 @@ def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0) -> Bund
 
 
 def _logits(image: FloatArray, weights: FloatArray) -> FloatArray:
-    patches = image.reshape(1, 3, 8, 4, 8, 4).mean(axis=(3, 5))
+    patches = image.transpose(0, 3, 1, 2).reshape(1, 3, 8, 4, 8, 4).mean(axis=(3, 5))
     return np.asarray(patches.reshape(1, -1) @ weights, dtype=np.float32)
 
 
 def _onnx_file(weights: FloatArray) -> bytes:
     nodes = [
-        helper.make_node("AveragePool", ["image"], ["patches"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Transpose", ["image"], ["channels_first"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["channels_first"], ["patches"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Flatten", ["patches"], ["features"]),
         helper.make_node("MatMul", ["features", "weights"], ["logits"]),
     ]
