@@ -1,0 +1,376 @@
+"""The versions on a vehicle's disk, and which of them each slot runs.
+
+    versions/<manifest_sha256>/   immutable; only the files of the variants that this vehicle runs
+    state.json                    what state.py describes
+    lock                          held for every read-modify-write: link and drive both use the store
+
+At every instant `state.json` names only versions that are complete on disk: a version is made durable before the state
+that names it, and removed only when no state names it. Errors of the disk are DiskFullError or RetryLaterError and
+leave everything as it was; `load_for_start` alone gets by without writing.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from roadloop_agent.update import disk
+from roadloop_agent.update import state as states
+from roadloop_agent.update.state import Outcome, Result, SlotState, StoreState
+from roadloop_models.bundle import MANIFEST_NAME, Bundle, FileEntry, check_file, parse_manifest
+from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
+from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError
+
+_LOG = logging.getLogger(__name__)
+_TEMPORARY = ".tmp-"
+RELEASES_NAME = "releases.json"
+MAX_STATE_BYTES = 1 << 20
+
+
+class ProvisionedReleases(msgspec.Struct, frozen=True):
+    """`releases.json` of the provisioning folder: the release that each slot begins with."""
+
+    slots: Annotated[dict[str, ReleaseRef], msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class InstalledVersion:
+    """What drive loads: the release, where its bundle lies, and whether it is on trial."""
+
+    ref: ReleaseRef
+    directory: Path
+    on_trial: bool
+
+
+class Store:
+    """See the module. `variants`: slot -> variant key (`onnx-int8`); `factory`: the provisioning folder."""
+
+    def __init__(self, directory: Path, variants: Mapping[str, str], factory: Path) -> None:
+        self._directory = directory
+        self._variants = dict(variants)
+        self._factory = factory
+
+    # What both processes ask.
+
+    def is_provisioned(self) -> bool:
+        """Whether every slot has a version that it was provisioned with."""
+        return (self._directory / "state.json").exists() and set(self._variants) <= set(self.read().slots)
+
+    def provision(self, verify: Callable[[Iterable[ReleaseRef]], None]) -> None:
+        """Install the releases of the provisioning folder for every slot that has none yet; idempotent.
+
+        `verify` checks their signatures. Raises ConfigError where `releases.json` is unreadable or lacks a slot,
+        TrustError where a signature does not hold, BundleError where a bundle is incomplete, DiskFullError.
+        """
+        releases = self._provisioned_releases()
+        verify([releases[slot] for slot in self._variants])
+        with self._locked():
+            self._provision(self._read_or(StoreState()), releases)
+
+    def load_for_start(self, slot: str) -> InstalledVersion:
+        """What drive runs now that it starts: spends a try of a trial, and hashes every file before it says so.
+
+        A version that is damaged on disk gives way to the next: trial, confirmed, previous, provisioned.
+        Raises BundleError where not even the provisioned release is whole, ConfigError where there is none.
+        """
+        try:
+            with self._locked():
+                return self._start(slot)
+        except RetryLaterError as error:
+            _LOG.error(
+                "slot %s: the disk cannot be written: %s; starting without the trial, if there is one", slot, error
+            )
+            return self._start_read_only(slot)
+
+    def take_back(self, slot: str, ref: ReleaseRef, error: ErrorInfo | None) -> SlotState:
+        """End a trial; with an error the release is not tried again. No change where `ref` is not on trial."""
+        return self._change(slot, lambda state: states.take_back(state, ref, error))
+
+    # What the update service asks.
+
+    def read(self) -> StoreState:
+        """The state as it is now. Raises BundleError where the file is damaged."""
+        path = self._directory / "state.json"
+        try:
+            with path.open("rb") as file:
+                return msgspec.json.decode(file.read(MAX_STATE_BYTES), type=StoreState)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: the vehicle is not provisioned yet; it is when the agent starts") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path}: {error}") from error
+
+    def slot(self, slot: str) -> SlotState:
+        """The state of one slot. Raises ConfigError where the store has no such slot."""
+        return self._slot(self.read(), slot)
+
+    def version_directory(self, ref: ReleaseRef) -> Path:
+        """Where the bundle of a release lies when it is installed."""
+        return self._directory / "versions" / ref.manifest_sha256
+
+    def accept_desired(self, version: int) -> bool:
+        """Remember the newest desired version; False where a newer one was accepted before."""
+        with self._locked():
+            stored = self._read_or_provisioned()
+            if version > stored.desired_version:
+                self._write(msgspec.structs.replace(stored, desired_version=version))
+            return version >= stored.desired_version
+
+    def install(self, slot: str, ref: ReleaseRef, staged: Path) -> Path:
+        """Make a staged bundle durable under `versions/` for the slot's variant; idempotent. `staged` is kept.
+
+        Raises BundleError where what is staged is not what `ref` and its manifest say, DiskFullError.
+        """
+        with self._locked():
+            self._install(staged, ref, self._variants[slot])
+        return self.version_directory(ref)
+
+    def begin_trial(self, slot: str, ref: ReleaseRef, policy: Policy) -> SlotState:
+        """Put an installed release on trial: written before drive is told. Raises BundleError, ConflictError."""
+        with self._locked():
+            if (error := self._damage(ref, slot)) is not None:
+                raise error
+            stored = self._read_or_provisioned()
+            state = states.begin_trial(self._slot(stored, slot), ref, policy)
+            self._write_slot(stored, slot, state)
+        return state
+
+    def confirm(self, slot: str, ref: ReleaseRef) -> SlotState:
+        """Keep the release on trial; the one before stays to fall back on. Raises ConflictError."""
+        return self._change(slot, lambda state: states.confirm(state, ref))
+
+    def refuse(self, slot: str, ref: ReleaseRef, error: ErrorInfo) -> SlotState:
+        """Remember that a release is not acceptable."""
+        result: Result = "refused"
+        return self._change(slot, lambda state: states.record(state, Outcome(ref=ref, result=result, error=error)))
+
+    def provide(self, entry: FileEntry, target: Path) -> bool:
+        """Give `target` the content of `entry` from an installed version; False where none has it."""
+        for directory in self._version_directories():
+            try:
+                manifest = parse_manifest((directory / MANIFEST_NAME).read_bytes())
+                twin = next(file for file in manifest.files if file.sha256 == entry.sha256)
+                check_file(directory / twin.path, entry)
+            except (OSError, BundleError, StopIteration):
+                continue
+            with disk.disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                disk.link_or_copy(directory / twin.path, target)
+            return True
+        return False
+
+    def collect_garbage(self, wanted: Iterable[ReleaseRef] = ()) -> list[str]:
+        """Remove the versions that no slot needs; their names.
+
+        Keeps trial, confirmed and previous of every slot, and what is `wanted` (installed, its trial not begun).
+        """
+        with self._locked():
+            stored = self._read_or_provisioned()
+            refs = [*wanted, *(ref for state in stored.slots.values() for ref in state.refs)]
+            kept = {ref.manifest_sha256 for ref in refs}
+            removed = [path for path in self._version_directories() if path.name not in kept]
+            for path in removed:
+                disk.remove_tree(path)
+            return [path.name for path in removed]
+
+    # Inside.
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with disk.disk_errors(self._directory):
+            (self._directory / "versions").mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+
+    def _change(self, slot: str, change: Callable[[SlotState], SlotState]) -> SlotState:
+        with self._locked():
+            stored = self._read_or_provisioned()
+            before = self._slot(stored, slot)
+            after = change(before)
+            if after != before:
+                self._write_slot(stored, slot, after)
+            return after
+
+    def _read_or(self, default: StoreState) -> StoreState:
+        path = self._directory / "state.json"
+        if not path.exists():
+            return default
+        try:
+            return self.read()
+        except BundleError as error:
+            # Only a fault of the disk can do this. The vehicle goes on with what it was provisioned with; the damaged
+            # file is kept for a person.
+            _LOG.error("%s; the slots begin again with the provisioned releases", error)
+            path.rename(path.with_name("state.json.damaged"))
+            return default
+
+    def _read_or_provisioned(self) -> StoreState:
+        if not (self._directory / "state.json").exists():
+            return self.read()
+        stored = self._read_or(StoreState())
+        return stored if stored.slots else self._provision(stored, self._provisioned_releases())
+
+    def _write(self, stored: StoreState) -> None:
+        disk.write_durably(self._directory / "state.json", msgspec.json.format(msgspec.json.encode(stored), indent=1))
+
+    def _write_slot(self, stored: StoreState, slot: str, state: SlotState) -> None:
+        self._write(msgspec.structs.replace(stored, slots={**stored.slots, slot: state}))
+
+    def _slot(self, stored: StoreState, slot: str) -> SlotState:
+        if slot not in stored.slots:
+            raise ConfigError(f"{self._directory}: no slot '{slot}'; it has {', '.join(sorted(stored.slots))}")
+        return stored.slots[slot]
+
+    def _provisioned_releases(self) -> dict[str, ReleaseRef]:
+        path = self._factory / RELEASES_NAME
+        try:
+            releases = msgspec.json.decode(path.read_bytes(), type=ProvisionedReleases).slots
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}; provision the vehicle anew") from error
+        for slot in self._variants:
+            if slot not in releases:
+                raise ConfigError(f"{path}: no release for slot '{slot}' of the profile; provision the vehicle anew")
+        return releases
+
+    def _provision(self, stored: StoreState, releases: Mapping[str, ReleaseRef]) -> StoreState:
+        slots = dict(stored.slots)
+        for slot, variant in self._variants.items():
+            ref = releases[slot]
+            if slot in slots and slots[slot].confirmed.task == ref.task:
+                continue
+            self._install(self._factory / "releases" / ref.manifest_sha256, ref, variant)
+            slots[slot] = SlotState(confirmed=ref)
+        provisioned = msgspec.structs.replace(stored, slots=slots)
+        if provisioned != stored or not (self._directory / "state.json").exists():
+            self._write(provisioned)
+        return provisioned
+
+    def _start(self, slot: str) -> InstalledVersion:
+        stored = self._read_or_provisioned()
+        before = self._slot(stored, slot)
+        after = states.spend_try(before)
+        if after.trial is not None and (error := self._damage(after.trial, slot)) is not None:
+            after = states.take_back(after, after.trial, error_info(error))
+        if after.trial is None:
+            after = self._first_whole(slot, after)
+        if after != before:
+            self._write_slot(stored, slot, after)
+        ref = after.trial or after.confirmed
+        return InstalledVersion(ref, self.version_directory(ref), after.trial is not None)
+
+    def _start_read_only(self, slot: str) -> InstalledVersion:
+        """A try cannot be spent, so nothing on trial runs."""
+        try:
+            state = self.slot(slot)
+            installed = [ref for ref in (state.confirmed, state.previous) if ref is not None]
+        except BadInputError:
+            installed = []
+        for ref in installed:
+            if self._damage(ref, slot) is None:
+                return InstalledVersion(ref, self.version_directory(ref), on_trial=False)
+        ref = self._provisioned_releases()[slot]
+        directory = self._factory / "releases" / ref.manifest_sha256
+        open_version(directory, ref, self._variants[slot])
+        return InstalledVersion(ref, directory, on_trial=False)
+
+    def _first_whole(self, slot: str, state: SlotState) -> SlotState:
+        error = self._damage(state.confirmed, slot)
+        if error is None:
+            return state
+        _LOG.error("slot %s: %s; falling back", slot, error)
+        if state.previous is not None and self._damage(state.previous, slot) is None:
+            return msgspec.structs.replace(state, confirmed=state.previous, previous=None)
+        ref = self._provisioned_releases()[slot]
+        self._install(self._factory / "releases" / ref.manifest_sha256, ref, self._variants[slot])
+        return msgspec.structs.replace(state, confirmed=ref, previous=None)
+
+    def _damage(self, ref: ReleaseRef, slot: str) -> BadInputError | None:
+        try:
+            open_version(self.version_directory(ref), ref, self._variants[slot])
+        except BadInputError as error:
+            return error
+        return None
+
+    def _version_directories(self) -> list[Path]:
+        parent = self._directory / "versions"
+        return sorted(parent.iterdir()) if parent.is_dir() else []
+
+    def _install(self, source: Path, ref: ReleaseRef, variant: str) -> None:
+        bundle = open_version(source, ref, variant)
+        entries = bundle.manifest.files_for(bundle.variant_by_key(variant))
+        paths = [MANIFEST_NAME, *(entry.path for entry in entries)]
+        target = self.version_directory(ref)
+        if target.is_dir():
+            self._mend(source, target, ref, paths, entries)
+            return
+        disk.require_room(self._directory, sum(entry.size_bytes for entry in entries))
+        temporary = target.with_name(f"{_TEMPORARY}{ref.manifest_sha256}")
+        disk.remove_tree(temporary)
+        temporary.mkdir()
+        for path in paths:
+            _place(source / path, temporary / path, link=source.parent != self._factory / "releases")
+        for directory in sorted({(temporary / path).parent for path in paths} | {temporary}, reverse=True):
+            disk.sync_directory(directory)
+        open_version(temporary, ref, variant)
+        temporary.rename(target)
+        disk.sync_directory(target.parent)
+
+    def _mend(
+        self, source: Path, target: Path, ref: ReleaseRef, paths: list[str], entries: tuple[FileEntry, ...]
+    ) -> None:
+        """Add what the directory lacks: another slot may have installed another variant, or a file is damaged."""
+        whole = {entry.path for entry in entries if _is_whole(target / entry.path, entry)}
+        missing = [path for path in paths if path not in whole]
+        disk.require_room(self._directory, sum(entry.size_bytes for entry in entries if entry.path not in whole))
+        for path in missing:
+            temporary = (target / path).with_name(f"{_TEMPORARY}{Path(path).name}")
+            temporary.unlink(missing_ok=True)
+            _place(source / path, temporary, link=False)
+            temporary.rename(target / path)
+            disk.sync_directory(temporary.parent)
+
+
+def error_info(error: Exception) -> ErrorInfo:
+    """An error as it is reported."""
+    code = getattr(error, "code", "failed")
+    return ErrorInfo(code=str(code)[:40], detail=(str(error) or type(error).__name__)[:500])
+
+
+def open_version(directory: Path, ref: ReleaseRef, variant: str) -> Bundle:
+    """Open a bundle and check that it is the one which `ref` pins. Raises BundleError, VariantMissingError."""
+    bundle = Bundle.open(directory, variant)
+    if bundle.manifest_sha256 != ref.manifest_sha256:
+        raise BundleError(f"{directory}: its manifest is not the one that release {ref.release} names")
+    if (bundle.manifest.task, bundle.manifest.version) != (ref.task, ref.version):
+        raise BundleError(
+            f"{directory}: {bundle.manifest.task} {bundle.manifest.version}, "
+            f"release {ref.release} names {ref.task} {ref.version}"
+        )
+    return bundle
+
+
+def _is_whole(path: Path, entry: FileEntry) -> bool:
+    try:
+        check_file(path, entry)
+    except BundleError:
+        return False
+    return True
+
+
+def _place(source: Path, target: Path, *, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        disk.link_or_copy(source, target)
+    else:
+        disk.copy(source, target)
+    disk.sync_file(target)
