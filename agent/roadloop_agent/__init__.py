@@ -1,0 +1,1 @@
+"""The vehicle: runs models, sends telemetry, takes updates."""

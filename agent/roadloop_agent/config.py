@@ -1,0 +1,317 @@
+"""The agent's configuration: vehicle.toml and profile.toml, read once into frozen structs.
+
+Unknown keys are refused by name, with the nearest known one. All paths of vehicle.toml are relative to it, those of
+profile.toml to profile.toml.
+"""
+
+import difflib
+import tomllib
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from roadloop_models.bundle.manifest import Name, Precision, Runtime
+from roadloop_models.contract.channels import check_vehicle_id
+from roadloop_models.errors import ConfigError, MessageError
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
+Row = Annotated[int, msgspec.Meta(ge=0)]
+Select = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,5}/[1-9][0-9]{0,4}\Z")]
+Pace = Literal["rate", "as-consumed"]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables of a configuration file."""
+
+
+FileT = TypeVar("FileT", bound=_Table)
+
+
+class VehicleTable(_Table, frozen=True, kw_only=True):
+    """`[vehicle]`: who this is and where its files lie."""
+
+    id: str
+    profile: str = "profile.toml"
+    state_dir: str = "state"
+
+
+class BrokerTable(_Table, frozen=True, kw_only=True):
+    """`[broker]`: where the cloud is reached, and with which certificate."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8883
+    ca: str = "identity/ca.crt"
+    certificate: str = "identity/vehicle.crt"
+    key: str = "identity/vehicle.key"
+    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    reconnect_min_s: Seconds = 0.5
+    reconnect_max_s: Seconds = 60.0
+
+
+class SpoolTable(_Table, frozen=True, kw_only=True):
+    """`[spool]`: how much telemetry is kept, and for how long after the cloud has committed it."""
+
+    max_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
+    retain_committed_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
+
+
+class TelemetryTable(_Table, frozen=True, kw_only=True):
+    """`[telemetry]`: when a batch is sealed, and how often health is sampled."""
+
+    batch_samples: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+    batch_age_s: Seconds = 5.0
+    health_period_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+
+
+class VehicleFile(_Table, frozen=True, kw_only=True):
+    """vehicle.toml as a whole."""
+
+    vehicle: VehicleTable
+    broker: BrokerTable
+    spool: SpoolTable = SpoolTable()
+    telemetry: TelemetryTable = TelemetryTable()
+
+
+class _Source(_Table, frozen=True, kw_only=True, tag_field="kind"):
+    """What all sources have."""
+
+    loop: bool = False
+    """Begin again after the last frame."""
+    pace: Pace = "rate"
+    """`as-consumed` gives the next frame only when every slot has taken the last one: nothing is dropped."""
+    rate_hz: Rate | None = None
+    """Frames a second; without it the rate of the fastest slot that uses the source."""
+
+
+class ImagesSource(_Source, frozen=True, kw_only=True, tag="images"):
+    """An image file, or a folder of them in the order of their names."""
+
+    path: str
+
+
+class VideoSource(_Source, frozen=True, kw_only=True, tag="video"):
+    """A video file, frame by frame."""
+
+    path: str
+
+
+class NpzSource(_Source, frozen=True, kw_only=True, tag="npz"):
+    """PNG images concatenated in one .npz (arrays png, offset and perhaps track). A frame's number is its row."""
+
+    path: str
+    first_row: Row = 0
+    last_row: Row | None = None
+    tracks: tuple[int, ...] | None = None
+    select: Select | None = None
+    """`k/n`: of n vehicles the k-th (from 0) replays these tracks; by row where the file has no tracks."""
+
+
+class SpeedsCsvSource(_Source, frozen=True, kw_only=True, tag="speeds-csv"):
+    """Speeds of all sensors, one 5-minute step a row, under a header of sensor ids. A frame's number is its row."""
+
+    path: str
+    first_row: Row = 0
+    last_row: Row | None = None
+    select: Select | None = None
+    """`k/n`: of n consecutive stretches of these rows the k-th (from 0)."""
+
+
+class MadeSignsSource(_Source, frozen=True, kw_only=True, tag="made-signs"):
+    """Seeded images of a sign-like disc on a noisy ground, for a vehicle without a camera."""
+
+    seed: int = 0
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1000
+
+
+class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
+    """Seeded speeds with two rush hours a day, for a vehicle without road data."""
+
+    seed: int = 0
+    count: Annotated[int, msgspec.Meta(ge=1)] = 2016
+    sensors: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 207
+
+
+SourceTable = ImagesSource | VideoSource | NpzSource | SpeedsCsvSource | MadeSignsSource | MadeSpeedsSource
+
+
+class CaptureTable(_Table, frozen=True, kw_only=True):
+    """`[slots.X.capture]`: which frames are sent to the cloud."""
+
+    below_confidence: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    every: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Every n-th frame whatever its confidence; 0: never by count."""
+    max_bytes_per_s: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024
+
+
+class SlotTable(_Table, frozen=True, kw_only=True):
+    """`[slots.X]`: a task, where its frames come from, and with what it runs."""
+
+    task: Name
+    runtime: Runtime
+    precision: Precision = "int8"
+    source: str
+    rate_hz: Rate
+    capture: CaptureTable = CaptureTable()
+
+    @property
+    def variant_key(self) -> str:
+        """The variant of a bundle that this slot runs (`onnx-int8`)."""
+        return f"{self.runtime}-{self.precision}"
+
+
+class ProfileFile(_Table, frozen=True, kw_only=True):
+    """profile.toml as a whole: one vehicle hardware."""
+
+    hardware: Annotated[str, msgspec.Meta(max_length=80)]
+    sources: dict[str, SourceTable]
+    slots: dict[Name, SlotTable]
+
+
+FEEDS: dict[type[_Table], str] = {
+    ImagesSource: "image",
+    VideoSource: "image",
+    NpzSource: "image",
+    MadeSignsSource: "image",
+    SpeedsCsvSource: "speeds",
+    MadeSpeedsSource: "speeds",
+}
+"""What the frames of each kind of source are."""
+
+TAKES = {"traffic-sign": "image", "traffic-speed": "speeds"}
+"""What the frames of each task must be; a task that is missing here cannot be driven."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Both files, checked, with every path absolute."""
+
+    path: Path
+    vehicle_id: str
+    broker: BrokerTable
+    spool: SpoolTable
+    telemetry: TelemetryTable
+    profile_path: Path
+    profile: ProfileFile
+    state_dir: Path
+    """Where the agent writes; it changes nothing else of the folder."""
+
+    @property
+    def directory(self) -> Path:
+        """The provisioning folder: where vehicle.toml lies."""
+        return self.path.parent
+
+    def source_path(self, source: SourceTable) -> Path | None:
+        """Where a source's file lies; None where it is made."""
+        path = getattr(source, "path", None)
+        return None if path is None else self.profile_path.parent / path
+
+    def identity_path(self, relative: str) -> Path:
+        """Where a certificate or key that `[broker]` names lies."""
+        return self.directory / relative
+
+
+def load_config(path: Path) -> Config:
+    """Read vehicle.toml and the profile that it names.
+
+    Raises ConfigError naming file, field and the nearest known key.
+    """
+    path = path.resolve()
+    vehicle = _read(path, VehicleFile)
+    try:
+        check_vehicle_id(vehicle.vehicle.id)
+    except MessageError as error:
+        raise ConfigError(f"{path}: vehicle.id: {error}") from error
+    if vehicle.broker.reconnect_min_s > vehicle.broker.reconnect_max_s:
+        raise ConfigError(f"{path}: broker.reconnect_min_s is above broker.reconnect_max_s")
+    profile_path = path.parent / vehicle.vehicle.profile
+    return Config(
+        path=path,
+        vehicle_id=vehicle.vehicle.id,
+        broker=vehicle.broker,
+        spool=vehicle.spool,
+        telemetry=vehicle.telemetry,
+        profile_path=profile_path,
+        profile=load_profile(profile_path),
+        state_dir=path.parent / vehicle.vehicle.state_dir,
+    )
+
+
+def load_profile(path: Path) -> ProfileFile:
+    """Read a hardware profile and check that its slots and sources fit each other. Raises ConfigError."""
+    profile = _read(path, ProfileFile)
+    if not profile.slots:
+        raise ConfigError(f"{path}: slots: at least one is needed")
+    for name, slot in profile.slots.items():
+        where = f"{path}: slots.{name}"
+        if slot.task not in TAKES:
+            raise ConfigError(f"{where}.task: '{slot.task}' is unknown; known are {', '.join(sorted(TAKES))}")
+        if slot.source not in profile.sources:
+            near = _nearest(slot.source, profile.sources)
+            raise ConfigError(f"{where}.source: there is no [sources.{slot.source}]{near}")
+        feeds = FEEDS[type(profile.sources[slot.source])]
+        if feeds != TAKES[slot.task]:
+            raise ConfigError(f"{where}.source: '{slot.source}' gives {feeds}, {slot.task} takes {TAKES[slot.task]}")
+    for name, source in profile.sources.items():
+        _check_source(f"{path}: sources.{name}", source)
+    return profile
+
+
+def selected(select: str | None) -> tuple[int, int]:
+    """`k/n` as numbers; without it everything: (0, 1)."""
+    if select is None:
+        return 0, 1
+    part, of = select.split("/")
+    return int(part), int(of)
+
+
+def _check_source(where: str, source: SourceTable) -> None:
+    part, of = selected(getattr(source, "select", None))
+    if part >= of:
+        raise ConfigError(f"{where}.select: '{part}/{of}': parts are counted from 0 to {of - 1}")
+    last_row = getattr(source, "last_row", None)
+    if last_row is not None and last_row < getattr(source, "first_row", 0):
+        raise ConfigError(f"{where}.last_row is before first_row")
+
+
+def _read(path: Path, kind: type[FileT]) -> FileT:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    _refuse_unknown(str(path), raw, kind, "")
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _refuse_unknown(path: str, raw: Any, kind: Any, where: str) -> None:
+    """Walk the tables beside their types: msgspec alone would not say which key was meant."""
+    if not isinstance(raw, dict):
+        return
+    if get_origin(kind) is dict:
+        for key, value in raw.items():
+            _refuse_unknown(path, value, get_args(kind)[1], f"{where}{key}.")
+        return
+    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
+        members = {member.__struct_config__.tag: member for member in get_args(kind)}
+        if raw.get("kind") not in members:
+            near = _nearest(str(raw.get("kind")), members)
+            raise ConfigError(f"{path}: {where}kind: {raw.get('kind')!r} is none of {', '.join(members)}{near}")
+        kind, raw = members[raw["kind"]], {key: value for key, value in raw.items() if key != "kind"}
+    hints = get_type_hints(kind)
+    for key, value in raw.items():
+        if key not in kind.__struct_fields__:
+            raise ConfigError(f"{path}: {where}{key}: unknown key{_nearest(key, kind.__struct_fields__)}")
+        _refuse_unknown(path, value, hints[key], f"{where}{key}.")
+
+
+def _nearest(word: str, known: Any) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else f"; known are {', '.join(known)}"

@@ -1,0 +1,207 @@
+"""Messages between drive and link: MessagePack over one AF_UNIX SOCK_SEQPACKET socketpair.
+
+The supervisor keeps both ends open, so either process may die and come back. Every message of drive carries its boot:
+a link that was started later still knows what it reads. Sending never blocks: what the socket has no room for is left
+to the caller, who counts it. The packet boundary is the message boundary, so nothing can be read half.
+"""
+
+import socket
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from roadloop_models.bundle.manifest import Name, Sha256
+from roadloop_models.contract.channels import BLOCK_BYTES
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.errors import MessageError
+
+MAX_IPC_BYTES = 96 * 1024
+"""No message is larger; the kernel's default buffer for a socket holds two of them."""
+MAX_ROWS = 512
+SOCKET_BUFFER_BYTES = 4 << 20
+"""Asked of the kernel, so that drive outlives a restart of link; it may grant less."""
+
+
+class _IpcMessage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Base of all messages. Both ends are of the same version: fields go by position."""
+
+
+class RunningSlot(_IpcMessage, frozen=True, kw_only=True):
+    """What one slot runs. `ref` is None where nothing could be loaded; `error` says why."""
+
+    task: str
+    ref: ReleaseRef | None
+    runtime: str
+    precision: str
+    providers: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+
+
+class Hello(_IpcMessage, frozen=True, kw_only=True, tag="hello"):
+    """drive -> link: at the start of drive and whenever link attaches."""
+
+    boot: int
+    slots: dict[str, RunningSlot]
+
+
+class Samples(_IpcMessage, frozen=True, kw_only=True, tag="samples"):
+    """drive -> link: consecutive samples of a known stream; row i has the number first_seq + i."""
+
+    boot: int
+    stream: Name
+    first_seq: Annotated[int, msgspec.Meta(ge=1)]
+    t_ms: Annotated[list[int], msgspec.Meta(max_length=MAX_ROWS)]
+    rows: Annotated[list[list[float]], msgspec.Meta(max_length=MAX_ROWS)]
+
+
+class Captured(_IpcMessage, frozen=True, kw_only=True, tag="captured"):
+    """drive -> link: block `n` of `blocks` of a captured item. Blocks of one item follow each other."""
+
+    boot: int
+    sha256: Sha256
+    size_bytes: int
+    media_type: str
+    task: str
+    about_stream: str
+    about_seq: int
+    t_ms: int
+    n: int
+    blocks: int
+    data: Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES)]
+
+
+class SlotHealth(_IpcMessage, frozen=True, kw_only=True, tag="health"):
+    """drive -> link: how one slot did since its last health message. `idle`: its source has ended."""
+
+    boot: int
+    slot: str
+    ref: ReleaseRef | None
+    decisions: int
+    errors: int
+    latency_mean_us: float
+    latency_max_us: float
+    confidence_mean: float | None
+    dropped: int
+    idle: bool
+    last_error: ErrorInfo | None = None
+
+
+class Switched(_IpcMessage, frozen=True, kw_only=True, tag="switched"):
+    """drive -> link: the answer to `Switch`. Where not ok, the slot goes on with what it ran before."""
+
+    boot: int
+    slot: str
+    ref: ReleaseRef
+    ok: bool
+    runtime: str
+    precision: str
+    providers: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+
+
+class Produced(_IpcMessage, frozen=True, kw_only=True, tag="produced"):
+    """drive -> link: the last number given in each stream, all of them sent before this message or dropped.
+
+    Without it a gap at the end of a stream would go unnoticed. `ended`: drive stops, no more will come of this boot.
+    """
+
+    boot: int
+    last_seq: dict[str, int]
+    ended: bool = False
+
+
+class Attach(_IpcMessage, frozen=True, kw_only=True, tag="attach"):
+    """link -> drive: link has started; drive answers with Hello."""
+
+
+class Switch(_IpcMessage, frozen=True, kw_only=True, tag="switch"):
+    """link -> drive: run this version in that slot from the next frame on."""
+
+    slot: str
+    ref: ReleaseRef
+    bundle_dir: str
+
+
+FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced
+FromLink = Attach | Switch
+MessageT = TypeVar("MessageT", FromDrive, FromLink)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_ipc(message: FromDrive | FromLink) -> bytes:
+    """The bytes of one message. Raises MessageError where they would be more than MAX_IPC_BYTES."""
+    payload = _encoder.encode(message)
+    if len(payload) > MAX_IPC_BYTES:
+        raise MessageError(f"{type(message).__name__} of {len(payload)} bytes: at most {MAX_IPC_BYTES} go in one")
+    return payload
+
+
+class Pipe:
+    """One end of the socketpair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._from_drive = msgspec.msgpack.Decoder(FromDrive)
+        self._from_link = msgspec.msgpack.Decoder(FromLink)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> "Pipe":
+        """The end that the supervisor handed over."""
+        return cls(socket.socket(fileno=fd))
+
+    def fileno(self) -> int:
+        """For select."""
+        return self._socket.fileno()
+
+    def try_send(self, payload: bytes) -> bool:
+        """Send one encoded message; False where the socket has no room for it (or the other end is gone)."""
+        try:
+            self._socket.send(payload)
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return False
+        except OSError as error:
+            # ENOBUFS: the kernel has no memory for it now; EMSGSIZE: it never will, which a bound on size precludes.
+            raise MessageError(f"pipe: {error.strerror or error}") from error
+        return True
+
+    def receive_from_drive(self) -> FromDrive | None:
+        """The next message of drive, or None where there is none now. Raises MessageError where it is malformed."""
+        raw = self._receive()
+        return None if raw is None else _decode(self._from_drive, raw)
+
+    def receive_from_link(self) -> FromLink | None:
+        """The next message of link, or None where there is none now. Raises MessageError where it is malformed."""
+        raw = self._receive()
+        return None if raw is None else _decode(self._from_link, raw)
+
+    def close(self) -> None:
+        """Close this end in this process."""
+        self._socket.close()
+
+    def _receive(self) -> bytes | None:
+        try:
+            raw = self._socket.recv(MAX_IPC_BYTES + 1)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ConnectionError as error:
+            raise MessageError(f"pipe: {error.strerror or error}") from error
+        if len(raw) > MAX_IPC_BYTES:
+            raise MessageError(f"pipe: a message of more than {MAX_IPC_BYTES} bytes")
+        return raw or None
+
+
+def make_socketpair() -> tuple[socket.socket, socket.socket]:
+    """(drive's end, link's end), with as much room as the kernel grants."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    return pair
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[MessageT]", raw: bytes) -> MessageT:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageError(f"pipe: {error}") from error

@@ -1,0 +1,1 @@
+"""The process that talks to the cloud: spool, MQTT, updates."""
