@@ -1,0 +1,47 @@
+"""From what a model answers to what the vehicle acts on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_models.errors import ModelInputError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SignClass:
+    """One classified sign."""
+
+    class_id: int
+    label: str
+    confidence: float
+    """Softmax probability of the class, 0 to 1."""
+
+
+class Classify:
+    """Logits float32 [1, classes] -> `SignClass`."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> SignClass:
+        logits = outputs[0].reshape(-1)
+        if len(logits) != len(self._labels):
+            raise ModelInputError(f"the model answers {len(logits)} logits for {len(self._labels)} labels")
+        class_id = int(logits.argmax())
+        confidence = 1.0 / float(np.exp(logits - logits[class_id]).sum())
+        return SignClass(class_id, self._labels[class_id], confidence)
+
+
+class SpeedForecast:
+    """Scaled speeds float32 [1, sensors, horizon] -> mph float32 [sensors, horizon], not below 0."""
+
+    def __init__(self, scale_mph: float) -> None:
+        self._scale_mph = np.float32(scale_mph)
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> FloatArray:
+        forecast: FloatArray = outputs[0][0] * self._scale_mph
+        np.maximum(forecast, np.float32(0.0), out=forecast)
+        return forecast

@@ -1,0 +1,126 @@
+"""From what a sensor gives to what a model takes. Training and driving call the same functions.
+
+A manifest names the function and its parameters (`Preprocess`); an unknown name or parameter is refused, because
+guessing would feed a model numbers that it was not trained on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.errors import BundleError, ModelInputError
+
+FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.uint8]
+Preprocessor = Callable[[Any], tuple[FloatArray, ...]]
+
+STEPS_PER_DAY = 288
+"""Five-minute steps; step 0 of a record is 00:00."""
+
+
+@dataclass(frozen=True)
+class SpeedWindow:
+    """The latest speeds before a forecast: float32 [window, sensors], mph, oldest first."""
+
+    speeds_mph: FloatArray
+    step: int
+    """Absolute index of the first step to forecast, the one after the last row."""
+
+
+class ImageStandardize:
+    """`image-standardize`: uint8 RGB [h, w, 3] -> float32 [1, height, width, 3].
+
+    Each image is shifted to mean 0 and scaled to deviation 1 over all its values, then clipped to +-`clip`. A flat
+    image (deviation below one grey level) is divided by 1 instead, so that its noise is not blown up.
+    """
+
+    name = "image-standardize"
+
+    def __init__(self, height: int = 32, width: int = 32, clip: float = 3.0) -> None:
+        self._shape = (height, width, 3)
+        self._clip = np.float32(clip)
+        # A dot product with this is a sum several times faster than ndarray.sum, and exact below 2^24.
+        self._mean_of = np.full(height * width * 3, 1.0, dtype=np.float32)
+
+    @property
+    def spec(self) -> Preprocess:
+        """What a manifest says to get this very function."""
+        height, width, _ = self._shape
+        return Preprocess(self.name, {"height": height, "width": width, "clip": float(self._clip)})
+
+    def resize(self, image: ImageArray) -> ImageArray:
+        """Any RGB image at the model's size (bilinear, as the training data was made). Raises ModelInputError."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ModelInputError(f"image is {image.dtype} {list(image.shape)}, expected uint8 RGB [height, width, 3]")
+        if image.shape == self._shape:
+            return image
+        import cv2
+
+        height, width, _ = self._shape
+        resized: ImageArray = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return resized
+
+    def __call__(self, image: ImageArray) -> tuple[FloatArray]:
+        if image.shape != self._shape or image.dtype != np.uint8:
+            image = self.resize(image)
+        flat = image.astype(np.float32).reshape(-1)
+        flat -= flat.dot(self._mean_of) / np.float32(flat.size)
+        deviation = np.sqrt(flat.dot(flat) / np.float32(flat.size))
+        flat *= np.float32(1.0) / max(deviation, np.float32(1.0))
+        np.minimum(flat, self._clip, out=flat)
+        np.maximum(flat, -self._clip, out=flat)
+        return (flat.reshape(1, *self._shape),)
+
+
+class SpeedScale:
+    """`speed-scale`: a `SpeedWindow` -> (speeds / `scale_mph` float32 [1, window, sensors], time of day [1, 4])."""
+
+    name = "speed-scale"
+
+    def __init__(self, window: int = 12, sensors: int = 207, scale_mph: float = 70.0) -> None:
+        self._shape = (window, sensors)
+        self._scale_mph = np.float32(scale_mph)
+
+    @property
+    def spec(self) -> Preprocess:
+        """What a manifest says to get this very function."""
+        window, sensors = self._shape
+        return Preprocess(self.name, {"window": window, "sensors": sensors, "scale_mph": float(self._scale_mph)})
+
+    @property
+    def scale_mph(self) -> float:
+        """What speeds are divided by; the model's outputs are multiplied by it."""
+        return float(self._scale_mph)
+
+    def __call__(self, item: SpeedWindow) -> tuple[FloatArray, FloatArray]:
+        speeds = item.speeds_mph
+        if speeds.shape != self._shape or speeds.dtype != np.float32:
+            raise ModelInputError(
+                f"window of speeds is {speeds.dtype} {list(speeds.shape)}, expected float32 {list(self._shape)}"
+            )
+        return (speeds / self._scale_mph)[np.newaxis], time_of_day(np.array([item.step]))
+
+
+def time_of_day(steps: npt.NDArray[np.integer[Any]]) -> FloatArray:
+    """Sine and cosine of the day's and of the half day's phase: absolute steps [n] -> float32 [n, 4]."""
+    phase = 2.0 * np.pi * (steps % STEPS_PER_DAY) / STEPS_PER_DAY
+    columns = (np.sin(phase), np.cos(phase), np.sin(2 * phase), np.cos(2 * phase))
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def build_preprocess(spec: Preprocess) -> ImageStandardize | SpeedScale:
+    """The function that a manifest names. Raises BundleError for a name or parameter that this version lacks."""
+    known: dict[str, type[ImageStandardize] | type[SpeedScale]] = {
+        ImageStandardize.name: ImageStandardize,
+        SpeedScale.name: SpeedScale,
+    }
+    if spec.name not in known:
+        raise BundleError(f"manifest.json: preprocess: no function '{spec.name}'; this version has {', '.join(known)}")
+    try:
+        return known[spec.name](**spec.params)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"manifest.json: preprocess: params: {error}") from error

@@ -1,0 +1,94 @@
+"""ONNX Runtime behind the Runner Protocol."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadloop_models.bundle.manifest import TensorSpec, Variant
+from roadloop_models.errors import BundleError, RuntimeMissingError
+from roadloop_models.runners import FloatArray
+from roadloop_models.runners.tensors import InputCheck
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+class OnnxRunner:
+    """One ONNX file in one session."""
+
+    def __init__(
+        self, path: Path, variant: Variant, threads: int = 1, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    ) -> None:
+        """Load the file; `threads` is for one operator, operators run one after the other.
+
+        Raises RuntimeMissingError where onnxruntime is not installed or does not load, BundleError where the file is
+        no model or has other tensors than the manifest says.
+        """
+        self._session: Any = _open_session(path, threads, providers)
+        self._variant = variant
+        self._check = InputCheck(variant.inputs)
+        _compare(path, "input", variant.inputs, self._session.get_inputs())
+        _compare(path, "output", variant.outputs, self._session.get_outputs())
+        self._input_names = [spec.name for spec in variant.inputs]
+        self._output_names = [spec.name for spec in variant.outputs]
+        for spec in (*variant.inputs, *variant.outputs):
+            if spec.dtype != "float32":
+                raise BundleError(f"{path}: tensor '{spec.name}' is {spec.dtype}; ONNX variants take and give float32")
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes, in order."""
+        return self._variant.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns, in order."""
+        return self._variant.outputs
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The providers of this session. (The module's own list names what the wheel was built with.)"""
+        return tuple(self._session.get_providers())
+
+    def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+        """One inference. Raises ModelInputError where a shape or dtype does not fit."""
+        self._check(inputs)
+        return tuple(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+
+def _open_session(path: Path, threads: int, providers: tuple[str, ...]) -> Any:
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise RuntimeMissingError(
+            f"onnxruntime cannot be imported ({error}); install roadloop[agent,onnx], or run the tflite variant"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A spinning worker takes the core from the other process of the vehicle.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=list(providers))
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # ONNX Runtime's own exceptions share no other base class.
+        raise BundleError(f"{path}: ONNX Runtime does not load it: {error}") from error
+
+
+def _compare(path: Path, side: str, specs: tuple[TensorSpec, ...], tensors: list[Any]) -> None:
+    found = {tensor.name: (tuple(tensor.shape), _DTYPES.get(tensor.type, tensor.type)) for tensor in tensors}
+    promised = {spec.name: (tuple(spec.shape), str(np.dtype(spec.dtype))) for spec in specs}
+    if found != promised:
+        raise BundleError(f"{path}: {side}s are {found}, the manifest says {promised}")

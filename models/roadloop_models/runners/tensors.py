@@ -1,0 +1,49 @@
+"""What both runners do with tensors: check inputs, quantize, dequantize."""
+
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_models.bundle.manifest import Quantization, TensorSpec
+from roadloop_models.errors import ModelInputError
+from roadloop_models.runners import FloatArray
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+class InputCheck:
+    """Compares the inputs of a call with what the model takes; cheap enough for every frame."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
+        self._specs = specs
+        self._shapes = [spec.shape for spec in specs]
+
+    def __call__(self, inputs: tuple[FloatArray, ...]) -> None:
+        """Raises ModelInputError naming the tensor."""
+        if [array.shape for array in inputs] == self._shapes and all(array.dtype == _FLOAT32 for array in inputs):
+            return
+        if len(inputs) != len(self._specs):
+            raise ModelInputError(f"{len(inputs)} input arrays, the model takes {len(self._specs)}")
+        for array, spec in zip(inputs, self._specs, strict=True):
+            if array.shape != spec.shape or array.dtype != _FLOAT32:
+                raise ModelInputError(
+                    f"input '{spec.name}' is {array.dtype} {list(array.shape)}, expected float32 {list(spec.shape)}"
+                )
+
+
+def quantize(values: FloatArray, quantization: Quantization, dtype: str) -> npt.NDArray[np.int8 | np.uint8]:
+    """Real values to stored integers, rounded half to even and saturated: the inverse of `dequantize`."""
+    limits = np.iinfo(dtype)
+    stored = values * np.float32(1.0 / quantization.scale)
+    stored += np.float32(quantization.zero_point)
+    np.rint(stored, out=stored)
+    np.minimum(stored, np.float32(limits.max), out=stored)
+    np.maximum(stored, np.float32(limits.min), out=stored)
+    return stored.astype(dtype)
+
+
+def dequantize(stored: npt.NDArray[np.int8 | np.uint8], quantization: Quantization) -> FloatArray:
+    """Stored integers to real values: scale * (stored - zero_point)."""
+    values = stored.astype(np.float32)
+    values -= np.float32(quantization.zero_point)
+    values *= np.float32(quantization.scale)
+    return values

@@ -1,0 +1,110 @@
+"""traffic-speed: the next hour's speeds at 207 road sensors (Los-loop, protocol of the T-GCN paper)."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_models.bundle import Bundle, Manifest, Variant
+from roadloop_models.errors import BundleError, DataError
+from roadloop_models.postprocess import SpeedForecast
+from roadloop_models.preprocess import FloatArray, SpeedScale, SpeedWindow, build_preprocess
+from roadloop_models.runners import Runner
+from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.made_speeds import made_speeds
+from roadloop_models.tasks.speed_data import (
+    FOLDER,
+    HORIZON,
+    SPEED_FILE,
+    WINDOW,
+    SpeedRows,
+    load_adjacency,
+    load_test_speeds,
+    load_training_speeds,
+    write_speeds,
+)
+
+STEP_MINUTES = 5
+REPORTED_STEPS = (3, 6, 9, 12)
+MADE_DAYS = 5
+_PROGRESS_ROWS = 16
+
+
+class TrafficSpeed:
+    """Road-condition forecasting by an LSTM.
+
+    The protocol is that of T-GCN (Zhao et al., IEEE T-ITS 2019) and its code: the last 20 % of the rows, windows of
+    12 steps, and for each horizon the errors pooled over all steps up to it, all windows and all sensors.
+    """
+
+    name = "traffic-speed"
+    metric = "rmse_mph_60min"
+    higher_is_better = False
+
+    def preprocessor(self, manifest: Manifest) -> SpeedScale:
+        """`SpeedWindow` -> input tensors. Raises BundleError where the manifest names another function."""
+        preprocess = build_preprocess(manifest.preprocess)
+        if not isinstance(preprocess, SpeedScale):
+            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for speeds")
+        return preprocess
+
+    def postprocessor(self, bundle: Bundle) -> SpeedForecast:
+        """Output tensors -> mph float32 [sensors, horizon]."""
+        return SpeedForecast(self.preprocessor(bundle.manifest).scale_mph)
+
+    def evaluate(
+        self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
+    ) -> Evaluation:
+        """`rmse_mph_15min` … `_60min`, `mae_mph_…` and `accuracy_…` (1 - ||Y-P|| / ||Y||).
+
+        Raises DataError naming file and field.
+        """
+        rows = load_test_speeds(data_dir)
+        shape = variant.inputs[0].shape
+        if rows.speeds_mph.shape[1] != shape[-1]:
+            path = data_dir / FOLDER / SPEED_FILE
+            raise DataError(f"{path}: {rows.speeds_mph.shape[1]} sensors, the model is for {shape[-1]}")
+        starts = _protocol_starts(rows, REPORTED_STEPS[0])
+        if not len(_protocol_starts(rows, HORIZON)):
+            raise DataError(f"{data_dir / FOLDER / SPEED_FILE}: {len(rows)} test rows hold no window of 25 steps")
+        preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
+        forecasts = np.empty((len(starts), shape[-1], HORIZON), dtype=np.float32)
+        for index, start in enumerate(starts):
+            stop = start + WINDOW
+            item = SpeedWindow(rows.speeds_mph[start:stop], int(rows.steps[stop]))
+            forecasts[index] = postprocess(runner.run(preprocess(item)))
+            if index % _PROGRESS_ROWS == 0:
+                progress(index, len(starts))
+        progress(len(starts), len(starts))
+        return Evaluation(pooled_errors(rows, forecasts), len(starts))
+
+    def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
+        """Write one part of the training rows as a snapshot (with their absolute steps); returns their number."""
+        rows = load_training_speeds(data_dir, part)
+        write_speeds(directory, rows, load_adjacency(data_dir, rows.speeds_mph.shape[1]))
+        return len(rows)
+
+    def write_made_data(self, directory: Path, seed: int) -> None:
+        """Five days of made speeds and their adjacency."""
+        rows, adjacency = made_speeds(MADE_DAYS, seed)
+        write_speeds(directory, rows, adjacency, with_steps=False)
+
+
+def pooled_errors(rows: SpeedRows, forecasts: FloatArray) -> dict[str, float]:
+    """Figures of forecasts [windows, sensors, 12] that start at the first 15-minute windows of `rows`, by horizon."""
+    figures = {}
+    for horizon in REPORTED_STEPS:
+        starts = _protocol_starts(rows, horizon)
+        ahead = starts[:, np.newaxis] + WINDOW + np.arange(horizon)
+        truth = rows.speeds_mph[ahead].transpose(0, 2, 1).astype(np.float64)
+        error = forecasts[: len(starts), :, :horizon] - truth
+        minutes = horizon * STEP_MINUTES
+        figures[f"rmse_mph_{minutes}min"] = float(np.sqrt(np.mean(error**2)))
+        figures[f"mae_mph_{minutes}min"] = float(np.mean(np.abs(error)))
+        figures[f"accuracy_{minutes}min"] = float(1 - np.linalg.norm(error) / np.linalg.norm(truth))
+    return figures
+
+
+def _protocol_starts(rows: SpeedRows, horizon: int) -> npt.NDArray[np.int64]:
+    # The published code leaves out the last window: range(rows - window - horizon).
+    return np.arange(max(len(rows) - WINDOW - horizon, 0))
