@@ -1,0 +1,1 @@
+"""Telemetry on its way into the database: checked, de-duplicated, committed, and only then acknowledged."""
