@@ -17,10 +17,12 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the broker listens. Vehicles and cloud processes reach it as `host`."""
+    """Vehicles and cloud processes reach the broker as `host`:`port`."""
 
     host: str = "127.0.0.1"
     port: Port = 8883
+    bind: str | None = None
+    """The address that it listens on, where that is not `host`."""
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """The DNS names and addresses that the broker's certificate is good for."""
 

@@ -1,0 +1,112 @@
+"""The fleet's vehicles: added, listed, tagged. The command line calls this, and later the API does."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from sqlalchemy import select
+
+from roadloop_cloud.broker import CLOUD_PREFIX
+from roadloop_cloud.identity.authority import Authority
+from roadloop_cloud.identity.provisioning import (
+    InitialRelease,
+    Profile,
+    Provisioning,
+    trust_files,
+    write_provisioning,
+)
+from roadloop_cloud.store.database import Database, now_utc
+from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_cloud.workspace import Workspace
+from roadloop_models.contract.channels import check_vehicle_id
+from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
+
+_TAG = re.compile(r"^[a-z0-9][a-z0-9.:_-]{0,39}$")
+
+
+class Vehicles:
+    """Application service on the vehicle table."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        database: Database,
+        authority: Authority,
+        initial_release: Callable[[str], InitialRelease],
+    ) -> None:
+        """`initial_release` gives, for a task, the release that a new vehicle starts with."""
+        self._workspace = workspace
+        self._database = database
+        self._authority = authority
+        self._initial_release = initial_release
+
+    def add(self, vehicle_id: str, profile: Profile, output: Path, tags: Iterable[str] = ()) -> Vehicle:
+        """Add a vehicle and write the folder that provisions it.
+
+        Raises ConflictError where the id is taken or `output` is not empty, BadInputError where id or tag is no name.
+        """
+        check_vehicle_id(vehicle_id)
+        if vehicle_id.startswith(CLOUD_PREFIX):
+            raise BadInputError(f"vehicle id {vehicle_id!r}: '{CLOUD_PREFIX}…' names the cloud's own processes")
+        releases = {slot: self._initial_release(task) for slot, task in profile.tasks.items()}
+        row = Vehicle(
+            id=vehicle_id,
+            hardware=profile.hardware,
+            profile=profile.name,
+            tags=_tags(tags),
+            created=now_utc(),
+            online=False,
+        )
+        with self._database.transaction() as session:
+            if session.get(Vehicle, vehicle_id) is not None:
+                raise ConflictError(f"vehicle {vehicle_id} exists already")
+            session.add(row)
+            session.flush()
+            # Inside the transaction: no folder, no vehicle.
+            write_provisioning(output, self._provisioning(vehicle_id, profile, releases))
+        return row
+
+    def list(self, tag: str | None = None) -> Sequence[Vehicle]:
+        """All vehicles by id; with `tag` those that carry it."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(Vehicle).order_by(Vehicle.id)).all()
+        return [row for row in rows if tag is None or tag in row.tags]
+
+    def get(self, vehicle_id: str) -> Vehicle:
+        """One vehicle. Raises NotFoundError."""
+        with self._database.reading() as session:
+            row = session.get(Vehicle, vehicle_id)
+        if row is None:
+            raise NotFoundError(f"no vehicle {vehicle_id}; 'roadloop vehicles list' shows those there are")
+        return row
+
+    def tag(self, vehicle_id: str, add: Iterable[str], remove: Iterable[str]) -> Vehicle:
+        """Add and remove tags. Raises NotFoundError, BadInputError where a tag is no name."""
+        added, removed = set(_tags(add)), set(remove)
+        with self._database.transaction() as session:
+            row = session.get(Vehicle, vehicle_id)
+            if row is None:
+                raise NotFoundError(f"no vehicle {vehicle_id}; 'roadloop vehicles list' shows those there are")
+            row.tags = sorted((set(row.tags) | added) - removed)
+        return row
+
+    def _provisioning(self, vehicle_id: str, profile: Profile, releases: dict[str, InitialRelease]) -> Provisioning:
+        broker = self._workspace.config.broker
+        return Provisioning(
+            vehicle=vehicle_id,
+            broker_host=broker.host,
+            broker_port=broker.port,
+            profile=profile,
+            identity=self._authority.issue_client(vehicle_id),
+            authority=self._authority.certificate_path.read_bytes(),
+            trust=trust_files(self._workspace.repository / "metadata"),
+            releases=releases,
+        )
+
+
+def _tags(tags: Iterable[str]) -> list[str]:
+    found = sorted(set(tags))
+    for tag in found:
+        if not _TAG.match(tag):
+            raise BadInputError(f"tag {tag!r}: 1 to 40 lower-case letters, digits and . : _ - are allowed")
+    return found
