@@ -1,0 +1,1 @@
+"""Rollouts: a release reaches the fleet in waves, each behind a gate."""
