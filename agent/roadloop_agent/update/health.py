@@ -5,11 +5,11 @@ says nothing about the next.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from roadloop_models.contract.messages import ErrorInfo
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import HealthError
 
 ENOUGH_ATTEMPTS = 20
@@ -29,6 +29,10 @@ class HealthSample(Protocol):
     """What drive says of one slot, about once a second, counted since the sample before."""
 
     @property
+    def ref(self) -> ReleaseRef | None:
+        """The release that made these decisions."""
+
+    @property
     def decisions(self) -> int:
         """Decisions made."""
 
@@ -41,8 +45,8 @@ class HealthSample(Protocol):
         """Mean of the decisions' latency, microseconds; 0 where there are none."""
 
     @property
-    def confidence_mean(self) -> float:
-        """Mean confidence; NaN where the task has none or there are no decisions."""
+    def confidence_mean(self) -> float | None:
+        """Mean confidence; None where the task has none or there are no decisions."""
 
     @property
     def idle(self) -> bool:
@@ -72,7 +76,7 @@ class Window:
     opened_s: float
     length_s: float
     max_error_rate: float
-    baseline: Baseline = Baseline()
+    baseline: Baseline = field(default_factory=Baseline)
     decisions: int = 0
     errors: int = 0
     latency_sum_us: float = 0.0
@@ -104,13 +108,14 @@ def learn(baseline: Baseline, sample: HealthSample) -> Baseline:
 def observe(window: Window, sample: HealthSample) -> Window:
     """Take one sample of the version on trial into the evidence."""
     decisions = max(0, sample.decisions)
-    known = decisions if math.isfinite(sample.confidence_mean) else 0
+    confidence = sample.confidence_mean
+    known = decisions if confidence is not None and math.isfinite(confidence) else 0
     return replace(
         window,
         decisions=window.decisions + decisions,
         errors=window.errors + max(0, sample.errors),
         latency_sum_us=window.latency_sum_us + decisions * sample.latency_mean_us,
-        confidence_sum=window.confidence_sum + (known * sample.confidence_mean if known else 0.0),
+        confidence_sum=window.confidence_sum + (known * confidence if known and confidence else 0.0),
         confidence_count=window.confidence_count + known,
         idle=sample.idle,
     )
@@ -159,7 +164,7 @@ def _error_text(window: Window) -> str:
     )
 
 
-def _moved(mean: float, value: float) -> float:
-    if not math.isfinite(value):
+def _moved(mean: float, value: float | None) -> float:
+    if value is None or not math.isfinite(value):
         return mean
     return value if not math.isfinite(mean) else mean + _BASELINE_WEIGHT * (value - mean)
