@@ -13,6 +13,7 @@ from roadloop_cloud.rollout.plan import (
     Plan,
     Rollout,
     RolloutSpec,
+    RolloutState,
     abort,
     pause,
     plan,
@@ -79,7 +80,8 @@ def test_the_next_wave_comes_after_the_soak() -> None:
 
 
 def test_all_waves_end_in_success() -> None:
-    made, reports, now_s = rollout(soak_s=0.0), {}, 0.0
+    made, now_s = rollout(soak_s=0.0), 0.0
+    reports: dict[str, Reported] = {}
     for _ in range(10):
         step = plan(made, reports, now_s)
         reports |= dict.fromkeys(step.offer, DONE)
@@ -189,7 +191,7 @@ def test_abort(all_of_them: bool, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "aborted"])
-def test_the_end_is_the_end(state: str) -> None:
+def test_the_end_is_the_end(state: RolloutState) -> None:
     ended = replace(rollout(), state=state)
     assert plan(ended, {"v0": FAILED}, 1e6) == Plan(ended)
     assert abort(ended, True) == Plan(ended)
@@ -272,7 +274,7 @@ def test_wave_sizes_refused(waves: tuple[str, ...]) -> None:
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(1, 300))
 def test_waves_reach_everybody_once(shares: list[int], vehicles: int) -> None:
-    waves = tuple(f"{share}%" for share in sorted(shares)) + ("100%",)
+    waves = (*(f"{share}%" for share in sorted(shares)), "100%")
     sizes = wave_sizes(waves, vehicles)
     assert sum(sizes) == vehicles
     assert min(sizes) > 0
