@@ -91,7 +91,13 @@ def begin_new_epoch(session: Session) -> int:
     """Announce that this database was restored: vehicles send again all that they still hold. Returns the epoch."""
     row = session.get_one(Meta, "ledger_epoch")
     row.value = str(max(int(row.value) + 1, int(time.time())))
+    session.merge(Meta(key="restored", value=row.value))
     return int(row.value)
+
+
+def is_restored(session: Session) -> bool:
+    """Whether this database is one that was restored: other stores may know more than it does."""
+    return session.get(Meta, "restored") is not None
 
 
 def now_utc() -> datetime:
