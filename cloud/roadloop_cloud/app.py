@@ -1,12 +1,26 @@
 """The one place that builds the cloud's objects and connects them, and the entry of its processes.
 
-`python -m roadloop_cloud.app ingest|fleet|jobs --workspace DIR` runs one process; `roadloop up` starts them.
+`python -m roadloop_cloud.app ingest|… --workspace DIR` runs one process; `roadloop up` starts them.
 """
 
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
 
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.workspace import Workspace
+from roadloop_models.errors import RoadloopError
+
+if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
+    from roadloop_cloud.identity.authority import Authority
+    from roadloop_cloud.mqtt import MqttClient
+    from roadloop_cloud.telemetry.service import Telemetry
 
 
 class Application:
@@ -22,3 +36,67 @@ class Application:
         database = Database(self.workspace.database_url)
         database.check()
         return database
+
+    @cached_property
+    def authority(self) -> "Authority":
+        """The certificate authority."""
+        from roadloop_cloud.identity.authority import Authority
+
+        return Authority(self.workspace.ca)
+
+    @cached_property
+    def telemetry(self) -> "Telemetry":
+        """Stored samples: moved, read, counted."""
+        from roadloop_cloud.telemetry.service import Telemetry
+
+        return Telemetry(self.database, self.workspace.telemetry)
+
+    def mqtt_client(self, name: str) -> "MqttClient":
+        """A client with the identity of one cloud process; not started."""
+        from roadloop_cloud.mqtt import MqttClient
+
+        broker = self.workspace.config.broker
+        return MqttClient(name, broker.host, broker.port, self.workspace.identity(name))
+
+
+def run_ingest(app: Application, number: int, stop: Event) -> None:
+    """One ingest process; the first announces the cursors of all vehicles when it connects."""
+    from roadloop_cloud.broker import ingest_name
+    from roadloop_cloud.ingest.blobs import BlobFolder
+    from roadloop_cloud.ingest.service import IngestService
+
+    client = app.mqtt_client(ingest_name(number))
+    service = IngestService(client, app.database, BlobFolder(app.workspace.blobs), announce_all=number == 1)
+    client.start()
+    try:
+        service.run(stop)
+    finally:
+        client.stop()
+        app.database.close()
+
+
+PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {"ingest": run_ingest}
+"""Name of a process -> what it runs until it is told to stop; the number counts processes of the same name from 1."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one process until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m roadloop_cloud.app", description="One process of the service.")
+    parser.add_argument("process", choices=sorted(PROCESSES))
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--number", type=int, default=1, help="which of several processes of this name, from 1")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        PROCESSES[options.process](Application(Workspace.open(options.workspace)), options.number, stop)
+    except RoadloopError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
