@@ -1,0 +1,60 @@
+"""The small state that can be rebuilt: what was reported last, what `status` shows. sqlitedict with JSON.
+
+sqlitedict writes with synchronous=OFF, so a power cut may cost the file: nothing is in it that must last.
+"""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlitedict import SqliteDict
+
+from roadloop_models.errors import NotFoundError
+
+CACHE_NAME = "cache.sqlite"
+
+
+class Cache:
+    """Key -> JSON-able value. A file that does not open is begun anew."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._table = _open(path, "c")
+            len(self._table)
+        except (sqlite3.Error, RuntimeError, ImportError, OSError):
+            path.unlink(missing_ok=True)
+            self._table = _open(path, "c")
+
+    def put(self, key: str, value: Any) -> None:
+        """Remember a value."""
+        self._table[key] = value
+        self._table.commit(blocking=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._table.close()
+
+
+def read_cache(path: Path, key: str) -> Any:
+    """One value, from another process. Raises NotFoundError where there is none."""
+    if not path.exists():
+        raise NotFoundError(f"{path}: there is none; has the agent ever run here?")
+    with _open(path, "r") as table:
+        try:
+            return table[key]
+        except KeyError as error:
+            raise NotFoundError(f"{path}: nothing is known of '{key}' yet") from error
+
+
+def _open(path: Path, flag: str) -> Any:
+    return SqliteDict(
+        str(path),
+        tablename="state",
+        flag=flag,
+        outer_stack=False,
+        encode=lambda value: msgspec.json.encode(value).decode(),
+        decode=msgspec.json.decode,
+    )

@@ -1,0 +1,179 @@
+"""Reads drive's messages: samples and captured items go to the spool, the rest to whoever it is for."""
+
+import hashlib
+import logging
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from roadloop_agent.ipc import Attach, Captured, FromDrive, Hello, Pipe, Produced, Samples, SlotHealth, encode_ipc
+from roadloop_agent.link.batcher import Batcher, Gap, Intake, SealedBatch, StreamKey
+from roadloop_models.contract.messages import BlobItem
+from roadloop_models.errors import DiskFullError, MessageError
+
+_LOG = logging.getLogger(__name__)
+_MESSAGES_AT_ONCE = 256
+_WAIT_S = 0.1
+_QUIET_S = 0.3
+"""When link stops: how long nothing may come from drive before the pipe counts as empty."""
+_WAITING_LIMIT = 512
+"""Batches kept in memory while the disk is full; then the oldest is given up and declared."""
+_DISK_RETRY_S = 1.0
+_ATTACH_S = 2.0
+
+
+class Sink(Protocol):
+    """The part of the spool that the intake writes."""
+
+    def known(self) -> dict[StreamKey, int]:
+        """The last number accounted for in each stream."""
+
+    def append(self, intake: list[Intake], now_s: float) -> None:
+        """Store batches and gaps. Raises DiskFullError."""
+
+    def append_item(self, boot: int, item: BlobItem, blocks: list[bytes], now_s: float) -> None:
+        """Store a captured item. Raises DiskFullError."""
+
+
+class PipeReader:
+    """Owns link's end of the pipe for reading."""
+
+    def __init__(
+        self,
+        *,
+        pipe: Pipe,
+        sink: Sink,
+        batcher: Batcher,
+        dispatch: Callable[[FromDrive], None],
+        stored: Callable[[], None],
+        clock: Callable[[], float],
+        beat: Callable[[], None],
+    ) -> None:
+        """`dispatch` gets every message that is not telemetry; `stored` is called when the spool has more."""
+        self._pipe = pipe
+        self._sink = sink
+        self._batcher = batcher
+        self._dispatch = dispatch
+        self._stored = stored
+        self._clock = clock
+        self._beat = beat
+        self._waiting: deque[Intake] = deque()
+        self._retry_s = 0.0
+        self._blocks: list[bytes] = []
+        self._attached = False
+        self._attach_s = 0.0
+        self.malformed = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Read until `stop`, then until the pipe is quiet or drive has said its last word."""
+        quiet_since_s: float | None = None
+        while True:
+            self._attach()
+            ended, count = self._read()
+            now_s = self._clock()
+            self._keep(self._batcher.due(now_s))
+            self._store(now_s)
+            self._beat()
+            if not stop.is_set() or count:
+                quiet_since_s = None
+            elif quiet_since_s is None:
+                quiet_since_s = now_s
+            if stop.is_set() and (ended or (quiet_since_s is not None and now_s - quiet_since_s >= _QUIET_S)):
+                break
+        self._keep(self._batcher.seal_all())
+        self._retry_s = 0.0
+        self._store(self._clock())
+
+    def _attach(self) -> None:
+        """Ask drive who it is until it answers; it may be starting, or have said so to an earlier link."""
+        if not self._attached and self._clock() >= self._attach_s:
+            self._attach_s = self._clock() + _ATTACH_S
+            self._pipe.try_send(encode_ipc(Attach()))
+
+    def _read(self) -> tuple[bool, int]:
+        readable, _, _ = select.select([self._pipe], [], [], _WAIT_S)
+        ended, count = False, 0
+        while readable and count < _MESSAGES_AT_ONCE:
+            try:
+                message = self._pipe.receive_from_drive()
+                if message is None:
+                    break
+                count += 1
+                ended = self._take(message) or ended
+            except MessageError as error:
+                count += 1
+                self.malformed += 1
+                _LOG.error("from drive: %s", error)
+        return ended, count
+
+    def _take(self, message: FromDrive) -> bool:
+        if isinstance(message, Samples):
+            self._keep(self._batcher.add(message, self._clock()))
+        elif isinstance(message, Captured):
+            self._take_block(message)
+        elif isinstance(message, Produced):
+            self._keep(self._batcher.produced(message.boot, message.last_seq))
+            if message.ended:
+                self._keep(self._batcher.seal_all())
+                return True
+        else:
+            self._attached = self._attached or isinstance(message, Hello)
+            if isinstance(message, SlotHealth) and not self._attached:
+                return False
+            self._dispatch(message)
+        return False
+
+    def _take_block(self, block: Captured) -> None:
+        """Collect the blocks of one item; an item of which one is missing is given up as a whole."""
+        if block.n == 0:
+            self._blocks = []
+        if block.n != len(self._blocks):
+            self._blocks = []
+            return
+        self._blocks.append(block.data)
+        if len(self._blocks) < block.blocks:
+            return
+        content, blocks = b"".join(self._blocks), self._blocks
+        self._blocks = []
+        if len(content) != block.size_bytes or hashlib.sha256(content).hexdigest() != block.sha256:
+            raise MessageError(f"captured item {block.sha256}: its blocks are not what was announced")
+        item = BlobItem(
+            sha256=block.sha256,
+            size_bytes=block.size_bytes,
+            media_type=block.media_type,
+            task=block.task,
+            about_stream=block.about_stream,
+            about_seq=block.about_seq,
+            t_ms=block.t_ms,
+        )
+        try:
+            self._sink.append_item(block.boot, item, blocks, self._clock())
+        except DiskFullError as error:
+            _LOG.error("captured item given up: %s", error)
+            return
+        self._stored()
+
+    def _keep(self, intake: list[Intake]) -> None:
+        self._waiting.extend(intake)
+
+    def _store(self, now_s: float) -> None:
+        """Write what waits. While the disk is full it waits in memory; what is too much is declared, not forgotten."""
+        if not self._waiting or now_s < self._retry_s:
+            return
+        try:
+            self._sink.append(list(self._waiting), now_s)
+        except DiskFullError as error:
+            _LOG.error("%s; %d batches wait in memory", error, len(self._waiting))
+            self._retry_s = now_s + _DISK_RETRY_S
+            while sum(isinstance(entry, SealedBatch) for entry in self._waiting) > _WAITING_LIMIT:
+                self._give_up_oldest()
+            return
+        self._waiting.clear()
+        self._stored()
+
+    def _give_up_oldest(self) -> None:
+        index = next(index for index, entry in enumerate(self._waiting) if isinstance(entry, SealedBatch))
+        entry = self._waiting[index]
+        self._waiting[index] = Gap(entry.boot, entry.stream, entry.first_seq, entry.last_seq, "disk-full")

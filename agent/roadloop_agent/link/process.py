@@ -1,0 +1,331 @@
+"""The link process at work: one owner thread that drives the session; everything else posts events to it."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, encode_ipc
+from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
+from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
+from roadloop_agent.link.spool import CursorEffect, SpoolStats
+from roadloop_models import __version__
+from roadloop_models.contract import channels
+from roadloop_models.contract.channels import parse_topic
+from roadloop_models.contract.codec import decode
+from roadloop_models.contract.messages import (
+    Command,
+    Cursor,
+    Desired,
+    FetchRequest,
+    FileBlock,
+    ReleaseRef,
+    Reported,
+    ReportedSlot,
+)
+from roadloop_models.errors import DiskFullError, MessageError
+
+_LOG = logging.getLogger(__name__)
+_STATUS_PERIOD_S = 2.0
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class Updates(Protocol):
+    """The update service, as link sees it. None of these waits for anything."""
+
+    def on_desired(self, desired: Desired) -> None:
+        """The cloud's newest wish."""
+
+    def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
+        """Block `n` of the content with that hash has come."""
+
+    def on_hello(self, hello: Hello) -> None:
+        """Drive has started, or link has found it running."""
+
+    def on_health(self, health: SlotHealth) -> None:
+        """How a slot does."""
+
+    def on_switched(self, switched: Switched) -> None:
+        """Drive's answer to a switch."""
+
+
+class Transport(Protocol):
+    """The connection, as the owner uses it."""
+
+    def connect(self, will: Publish) -> None:
+        """Begin a connection; an event follows."""
+
+    def publish(self, message: Publish) -> None:
+        """Publish while connected."""
+
+    def drop(self) -> None:
+        """Close the connection at once."""
+
+    def close(self, timeout_s: float) -> None:
+        """Close it when what was published is acknowledged."""
+
+
+class Ledger(Protocol):
+    """The part of the spool that the owner uses."""
+
+    def apply_cursor(self, cursor: Cursor, now_s: float) -> CursorEffect:
+        """Take the cloud's word. Raises DiskFullError."""
+
+    def stats(self) -> SpoolStats:
+        """What is held now."""
+
+
+class StatusStore(Protocol):
+    """Where what `status` shows is kept."""
+
+    def put(self, key: str, value: Any) -> None:
+        """Remember a value."""
+
+
+@dataclass(frozen=True)
+class SpoolChanged:
+    """There is more to send."""
+
+
+@dataclass(frozen=True)
+class FromUpdates:
+    """The update service wants this fetched, or says this of the slots."""
+
+    fetch: FetchRequest | None = None
+    slots: Mapping[str, ReportedSlot] | None = None
+
+
+@dataclass(frozen=True)
+class DriveSaid:
+    """Drive has introduced itself."""
+
+    hello: Hello
+
+
+Event: TypeAlias = Connected | Disconnected | Received | Acked | SpoolChanged | FromUpdates | DriveSaid
+
+
+class Mailroom:
+    """What other threads may call: they post to the owner's queue, or write to drive."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._spool_posted = threading.Event()
+
+    def post(self, event: Event) -> None:
+        """Hand an event to the owner."""
+        self.events.put(event)
+
+    def spool_changed(self) -> None:
+        """There is more to send. Said once until the owner has heard it."""
+        if not self._spool_posted.is_set():
+            self._spool_posted.set()
+            self.events.put(SpoolChanged())
+
+    def heard(self) -> None:
+        """The owner is about to look at the spool."""
+        self._spool_posted.clear()
+
+    def send_fetch(self, request: FetchRequest) -> None:
+        """Ask the cloud for blocks; lost without a connection."""
+        self.events.put(FromUpdates(fetch=request))
+
+    def report(self, slots: Mapping[str, ReportedSlot]) -> None:
+        """What the update service says of the slots."""
+        self.events.put(FromUpdates(slots=slots))
+
+    def switch(self, slot: str, ref: ReleaseRef, bundle_dir: str) -> None:
+        """Tell drive to run another version. Where the pipe is full the update machine asks again."""
+        if not self._pipe.try_send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=bundle_dir))):
+            _LOG.warning("slot %s: the pipe to drive is full", slot)
+
+
+class Link:
+    """Owns the session and the transport; one thread runs it. `desired_version`: the newest accepted before."""
+
+    def __init__(
+        self,
+        *,
+        vehicle: str,
+        hardware: str,
+        desired_version: int,
+        session: Session,
+        transport: Transport,
+        ledger: Ledger,
+        updates: Updates,
+        mailroom: Mailroom,
+        status: StatusStore,
+        clock: Callable[[], float],
+        beat: Callable[[], None],
+    ) -> None:
+        self._vehicle = vehicle
+        self._hardware = hardware
+        self._session = session
+        self._transport = transport
+        self._ledger = ledger
+        self._updates = updates
+        self._mailroom = mailroom
+        self._status = status
+        self._clock = clock
+        self._beat = beat
+        self._boot = 0
+        self._desired_version = desired_version
+        self._slots: dict[str, ReportedSlot] = {}
+        self._stats = ledger.stats()
+        self._status_s = 0.0
+        self._error = ""
+
+    def dispatch(self, message: FromDrive) -> None:
+        """Messages of drive that are not telemetry; called in the reader's thread."""
+        if isinstance(message, Hello):
+            self._mailroom.post(DriveSaid(message))
+            self._updates.on_hello(message)
+        elif isinstance(message, SlotHealth):
+            self._updates.on_health(message)
+        elif isinstance(message, Switched):
+            self._updates.on_switched(message)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`."""
+        while not stop.is_set():
+            self._mailroom.heard()
+            self._act()
+            self._beat()
+            self._show_status()
+            self._wait()
+        self._show_status(force=True)
+
+    def close(self) -> None:
+        """Say goodbye where there is a connection, and end it."""
+        for action in self._session.farewell():
+            if isinstance(action, Publish):
+                self._transport.publish(action)
+        self._transport.close(_CLOSE_TIMEOUT_S)
+        self._session.disconnected("the agent has stopped", self._clock())
+        self._show_status(force=True)
+
+    def _act(self) -> None:
+        now_s = self._clock()
+        for action in self._session.poll(now_s):
+            if isinstance(action, Publish):
+                self._transport.publish(action)
+            elif isinstance(action, Connect):
+                self._transport.connect(self._session.will())
+            else:
+                self._drop(action, now_s)
+
+    def _drop(self, action: Disconnect, now_s: float) -> None:
+        _LOG.warning("dropping the connection: %s", action.reason)
+        self._transport.drop()
+        self._session.disconnected(action.reason, now_s)
+
+    def _wait(self) -> None:
+        """Handle the next event, and what has come with it."""
+        try:
+            event = self._mailroom.events.get(timeout=self._session.next_poll_s(self._clock()))
+        except queue.Empty:
+            return
+        while True:
+            self._handle(event)
+            try:
+                event = self._mailroom.events.get_nowait()
+            except queue.Empty:
+                return
+
+    def _handle(self, event: Event) -> None:
+        now_s = self._clock()
+        if isinstance(event, Received):
+            self._receive(event, now_s)
+        elif isinstance(event, Acked):
+            self._session.acked(event.token, now_s)
+        elif isinstance(event, Connected):
+            _LOG.info("connected")
+            self._session.connected(event.receive_maximum, event.session_present, now_s)
+            self._report(now_s)
+        elif isinstance(event, Disconnected):
+            _LOG.warning("not connected: %s", event.reason)
+            self._session.disconnected(event.reason, now_s)
+        elif isinstance(event, FromUpdates):
+            if event.fetch is not None:
+                self._session.send(channels.FETCH, event.fetch)
+            if event.slots is not None:
+                self._slots = dict(event.slots)
+                self._report(now_s)
+        elif isinstance(event, DriveSaid):
+            self._boot = event.hello.boot
+            self._session.set_boot(self._boot, __version__, self._hardware)
+            self._report(now_s)
+
+    def _receive(self, event: Received, now_s: float) -> None:
+        """One message of the cloud. What is malformed is noted and changes nothing."""
+        try:
+            address = parse_topic(event.topic)
+            if address.channel is channels.CURSOR:
+                self._apply(decode(channels.CURSOR, event.payload, Cursor), now_s)
+            elif address.channel is channels.DESIRED:
+                desired = decode(channels.DESIRED, event.payload, Desired)
+                self._desired_version = max(self._desired_version, desired.version)
+                self._updates.on_desired(desired)
+                self._report(now_s)
+            elif address.channel is channels.COMMAND:
+                self._session.command(decode(channels.COMMAND, event.payload, Command), now_s)
+            elif address.channel is channels.FILE:
+                block = decode(channels.FILE, event.payload, FileBlock)
+                self._updates.on_block(address.parts["sha256"], int(address.parts["n"]), block)
+        except MessageError as error:
+            self._error = str(error)
+            _LOG.error("from the cloud: %s", error)
+
+    def _apply(self, cursor: Cursor, now_s: float) -> None:
+        try:
+            effect = self._ledger.apply_cursor(cursor, now_s)
+        except DiskFullError as error:
+            _LOG.error("%s; the next cursor says the same again", error)
+            return
+        if effect.new_epoch:
+            _LOG.warning("ledger epoch %d: the cloud was restored, sending again all that is held", cursor.epoch)
+        self._session.committed(effect.committed, effect.new_epoch)
+
+    def _report(self, now_s: float) -> None:
+        """Give the session what is true now; nothing depends on whether it arrives."""
+        if not self._slots or not self._boot:
+            return
+        self._stats = self._ledger.stats()
+        self._session.set_reported(
+            Reported(
+                boot=self._boot,
+                agent_version=__version__,
+                hardware=self._hardware,
+                desired_version=self._desired_version,
+                slots=self._slots,
+                spool_bytes=self._stats.used_bytes,
+                spool_samples=self._stats.pending_samples,
+            ),
+            now_s,
+        )
+
+    def _show_status(self, force: bool = False) -> None:
+        now_s = self._clock()
+        if not force and now_s - self._status_s < _STATUS_PERIOD_S:
+            return
+        self._status_s = now_s
+        self._stats = self._ledger.stats()
+        status = {
+            "vehicle": self._vehicle,
+            "hardware": self._hardware,
+            "agent_version": __version__,
+            "boot": self._boot,
+            "at_ms": time.time_ns() // 1_000_000,
+            "desired_version": self._desired_version,
+            "connection": msgspec.to_builtins(self._session.view()),
+            "message_error": self._error,
+            "spool": msgspec.to_builtins(self._stats),
+            "slots": msgspec.to_builtins(self._slots),
+        }
+        self._status.put("status", status)
