@@ -1,12 +1,15 @@
 """The Delta tables, one a stream, partitioned by the day of arrival."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from roadloop_models.errors import RetryLaterError
 
 COMPACT_FILES = 64
 _KEY = ["vehicle", "boot", "seq"]
@@ -36,7 +39,8 @@ class DeltaFolder:
         """Append the rows of one move, once however often it is called.
 
         The move's number is committed together with the rows, so a kill right after leaves a trace. With `restored`
-        (the database was, and may have forgotten moves) rows that are in the table already are left out.
+        (the database was, and may have forgotten moves) rows that are in the table already are left out. Raises
+        RetryLaterError where another process commits the same move in this moment, or storage does not answer.
         """
         table = self._open(stream)
         if table is not None:
@@ -44,14 +48,18 @@ class DeltaFolder:
                 return
             if restored:
                 rows = _without_known(rows, table)
-        write_deltalake(
-            self._uri(stream) if table is None else table,
-            rows,
-            mode="append",
-            partition_by=["day"],
-            schema_mode="merge",
-            commit_properties=CommitProperties(app_transactions=[Transaction(_application(epoch), move_id)]),
-        )
+        # "error", not "append", on a table that was not there a moment ago: another mover may have made it meanwhile.
+        options: dict[str, Any] = {"mode": "error"} if table is None else {"mode": "append", "schema_mode": "merge"}
+        try:
+            write_deltalake(
+                self._uri(stream) if table is None else table,
+                rows,
+                partition_by=["day"],
+                commit_properties=CommitProperties(app_transactions=[Transaction(_application(epoch), move_id)]),
+                **options,
+            )
+        except DeltaError as error:
+            raise RetryLaterError(f"Delta table {self._uri(stream)}: {error}; another process may be moving") from error
 
     def compact(self, stream: str) -> None:
         """Join small files, once there are many. Readers and writers go on meanwhile."""
