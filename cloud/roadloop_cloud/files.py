@@ -31,6 +31,17 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def copy_atomic(source: Path, path: Path) -> None:
+    """The same for the content of another file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.copyfile(source, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
 def sync_tree(directory: Path) -> None:
     """Make all files below a directory durable, and the directories themselves."""
     for folder, _, names in os.walk(directory, topdown=False):

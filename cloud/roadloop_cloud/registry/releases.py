@@ -1,0 +1,138 @@
+"""Releases: a model gets the next number of its task and is signed into the image repository."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from roadloop_cloud.registry.keys import KeyFolder
+from roadloop_cloud.registry.models import PUBLISHED, ModelRegistry
+from roadloop_cloud.registry.repository import ImageRepository, NewTarget
+from roadloop_cloud.store.database import Database, now_utc
+from roadloop_cloud.store.fleet_tables import Model, Release, RolloutRow
+from roadloop_models.bundle import MANIFEST_NAME, Bundle
+from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.errors import NotFoundError
+
+
+class Releases:
+    """Application service on the release table and the image repository."""
+
+    def __init__(
+        self,
+        database: Database,
+        models: ModelRegistry,
+        repository: ImageRepository,
+        offline_keys: KeyFolder,
+        online_keys: KeyFolder,
+    ) -> None:
+        """Keys are read when something is signed, not before."""
+        self._database = database
+        self._models = models
+        self._repository = repository
+        self._offline_keys = offline_keys
+        self._online_keys = online_keys
+
+    def create_repository(self) -> None:
+        """Make keys and the empty, signed repository of a new workspace. Repeatable."""
+        self._offline_keys.create()
+        self._online_keys.create()
+        self._repository.create(self._offline_keys.signers(), self._online_keys.signers())
+
+    def publish(self, task: str, version: str, *, again: bool = False) -> Release:
+        """Sign a registered model as a release.
+
+        A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
+        refused the old one will try. What a kill left half done is completed under the number it had.
+        Raises NotFoundError, BundleError (a file changed) or ConfigError (the offline keys are not there).
+        """
+        offline, online = self._offline_keys.signers(), self._online_keys.signers()
+        bundle = self._models.bundle(task, version)
+        with self._database.transaction() as session:
+            row = _number(session, bundle, again)
+        self._repository.publish(_targets(bundle, row), offline, online)
+        with self._database.transaction() as session:
+            row = session.get_one(Release, (task, row.release))
+            row.published = row.published or now_utc()
+            session.get_one(Model, (task, version)).state = PUBLISHED
+        return row
+
+    def renew_online(self) -> bool:
+        """Sign snapshot and timestamp anew where it is time; returns whether it was."""
+        return self._repository.renew_online(self._online_keys.signers())
+
+    def renew_offline(self) -> None:
+        """Begin the lives of root and targets again."""
+        self._repository.renew_offline(self._offline_keys.signers(), self._online_keys.signers())
+
+    def list(self, task: str | None = None) -> Sequence[Release]:
+        """Published releases, by task and number."""
+        query = select(Release).where(Release.published.is_not(None)).order_by(Release.task, Release.release)
+        with self._database.reading() as session:
+            return session.scalars(query if task is None else query.where(Release.task == task)).all()
+
+    def get(self, task: str, release: int) -> Release:
+        """One published release. Raises NotFoundError."""
+        with self._database.reading() as session:
+            row = session.get(Release, (task, release))
+        if row is None or row.published is None:
+            raise NotFoundError(f"no release {release} of {task}; 'roadloop models publish' makes one")
+        return row
+
+    def incumbent(self, task: str) -> Release:
+        """What the fleet runs: the release of the newest successful rollout, or the first one where there was none.
+
+        Raises NotFoundError where the task has no release.
+        """
+        with self._database.reading() as session:
+            spec = session.scalar(
+                select(RolloutRow.spec)
+                .where(RolloutRow.task == task, RolloutRow.state == "succeeded")
+                .order_by(RolloutRow.updated.desc(), RolloutRow.id.desc())
+                .limit(1)
+            )
+            number = (
+                spec["release"]["release"]
+                if spec is not None
+                else session.scalar(select(func.min(Release.release)).where(Release.task == task))
+            )
+        if number is None:
+            raise NotFoundError(f"task {task} has no release; 'roadloop models publish' makes one")
+        return self.get(task, number)
+
+    def bundle(self, release: Release) -> Bundle:
+        """The bundle of a release, checked anew."""
+        return self._models.bundle(release.task, release.version)
+
+
+def release_ref(release: Release) -> ReleaseRef:
+    """A release as messages name it."""
+    return ReleaseRef(
+        task=release.task,
+        release=release.release,
+        version=release.version,
+        manifest_sha256=release.manifest_sha256,
+    )
+
+
+def _number(session: Session, bundle: Bundle, again: bool) -> Release:
+    task, version = bundle.manifest.task, bundle.manifest.version
+    rows = session.scalars(select(Release).where(Release.task == task).order_by(Release.release)).all()
+    mine = [row for row in rows if row.version == version]
+    if mine and (mine[-1].published is None or not again):
+        return mine[-1]
+    number = rows[-1].release + 1 if rows else 1
+    row = Release(task=task, release=number, version=version, manifest_sha256=bundle.manifest_sha256, published=None)
+    session.add(row)
+    return row
+
+
+def _targets(bundle: Bundle, release: Release) -> list[NewTarget]:
+    """The bundle's files but the weights that only training needs; the manifest says which release it is."""
+    custom = {"task": release.task, "release": release.release, "version": release.version}
+    prefix = f"{release.task}/{release.release}"
+    files = [NewTarget(f"{prefix}/{MANIFEST_NAME}", bundle.directory / MANIFEST_NAME, custom)]
+    for entry in bundle.manifest.files:
+        if entry.path != bundle.manifest.training_weights:
+            files.append(NewTarget(f"{prefix}/{entry.path}", bundle.directory / entry.path))
+    return files

@@ -1,0 +1,89 @@
+"""A registry in a folder, and a client of its repository as vehicles have one, without a network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.api.metadata import TargetFile
+from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
+
+from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder
+from roadloop_cloud.registry.models import ModelRegistry
+from roadloop_cloud.registry.releases import Releases
+from roadloop_cloud.registry.repository import ImageRepository
+from roadloop_cloud.store.database import Database
+from roadloop_cloud.store.fleet_tables import Release
+from tests.fakes.opaque_bundles import TASK, opaque_bundle
+
+
+class FolderFetcher(FetcherInterface):
+    """Reads the repository from disk, as if it were a server."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = self.root / url
+        if not path.is_file():
+            raise DownloadHTTPError(f"{url}: not there", 404)
+        yield path.read_bytes()
+
+
+class Client:
+    """A vehicle's memory of one repository; every `targets` call is a new refresh."""
+
+    def __init__(self, repository: Path, memory: Path) -> None:
+        self.repository, self.memory = repository, memory
+        memory.mkdir(exist_ok=True)
+        self.root = (repository / "metadata" / "1.root.json").read_bytes()
+
+    def updater(self) -> Updater:
+        made = Updater(
+            str(self.memory),
+            "metadata/",
+            str(self.memory),
+            "targets/",
+            fetcher=FolderFetcher(self.repository),
+            bootstrap=self.root,
+        )
+        made.refresh()
+        return made
+
+    def download(self, name: str) -> bytes:
+        updater = self.updater()
+        target = updater.get_targetinfo(name)
+        assert isinstance(target, TargetFile), f"{name} is not signed"
+        return Path(updater.download_target(target)).read_bytes()
+
+    def complete(self, prefix: str, names: tuple[str, ...]) -> int:
+        """How many of the files are signed; raises where one of those cannot be fetched."""
+        updater = self.updater()
+        targets = [updater.get_targetinfo(f"{prefix}/{name}") for name in names]
+        return sum(bool(updater.download_target(target)) for target in targets if target is not None)
+
+    def signs(self, name: str) -> bool:
+        return self.updater().get_targetinfo(name) is not None
+
+
+class Registry:
+    """A workspace's registry in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.database = Database(f"sqlite:///{root / 'state.sqlite'}")
+        self.models = ModelRegistry(self.database, root / "models")
+        self.repository = ImageRepository(root / "repository")
+        self.offline = KeyFolder(root / "keys" / "offline", OFFLINE_ROLES)
+        self.online = KeyFolder(root / "keys" / "online", ONLINE_ROLES)
+        self.releases = Releases(self.database, self.models, self.repository, self.offline, self.online)
+
+    def create(self) -> "Registry":
+        self.database.create()
+        self.releases.create_repository()
+        return self
+
+
+def published(registry: Registry, directory: Path, version: str) -> Release:
+    registry.models.register(opaque_bundle(directory / version, version).directory)
+    return registry.releases.publish(TASK, version)
