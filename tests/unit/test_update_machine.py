@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from roadloop_agent.update import events as e
 from roadloop_agent.update import machine as m
 from roadloop_agent.update import state as states
 from roadloop_agent.update.machine import Phase, SlotUpdate, step
@@ -32,12 +33,12 @@ class Sample:
     idle: bool = False
 
 
-def wish(release: ReleaseRef, version: int = 1) -> m.Desired:
-    return m.Desired(release, POLICY, version)
+def wish(release: ReleaseRef, version: int = 1) -> e.Desired:
+    return e.Desired(release, POLICY, version)
 
 
-def run(state: SlotUpdate, *events: m.Event, now_s: float = 0.0) -> tuple[SlotUpdate, list[m.Action]]:
-    actions: list[m.Action] = []
+def run(state: SlotUpdate, *events: e.Event, now_s: float = 0.0) -> tuple[SlotUpdate, list[e.Action]]:
+    actions: list[e.Action] = []
     for event in events:
         state, more = step(state, event, now_s)
         actions += more
@@ -52,17 +53,17 @@ def at(phase: Phase) -> SlotUpdate:
     """The machine in that phase on the way from OLD to NEW."""
     state, _ = run(idle(), wish(NEW))
     n = state.attempt
-    path: list[tuple[Phase, m.Event]] = [
-        (Phase.TESTING, m.FetchDone(n)),
-        (Phase.INSTALLING, m.TestPassed(n)),
-        (Phase.STARTING, m.Installed(n)),
-        (Phase.SWITCHING, m.TrialBegun(n)),
-        (Phase.WATCHING, m.Switched(NEW, ok=True)),
+    path: list[tuple[Phase, e.Event]] = [
+        (Phase.TESTING, e.FetchDone(n)),
+        (Phase.INSTALLING, e.TestPassed(n)),
+        (Phase.STARTING, e.Installed(n)),
+        (Phase.SWITCHING, e.TrialBegun(n)),
+        (Phase.WATCHING, e.Switched(NEW, ok=True)),
     ]
-    branch: dict[Phase, tuple[Phase, m.Event]] = {
-        Phase.WAITING: (Phase.FETCHING, m.Failed(n, BROKEN)),
-        Phase.REFUSED: (Phase.TESTING, m.Refused(n, BROKEN)),
-        Phase.TAKING_BACK: (Phase.WATCHING, m.Health(Sample(NEW, decisions=0, errors=50))),
+    branch: dict[Phase, tuple[Phase, e.Event]] = {
+        Phase.WAITING: (Phase.FETCHING, e.Failed(n, BROKEN)),
+        Phase.REFUSED: (Phase.TESTING, e.Refused(n, BROKEN)),
+        Phase.TAKING_BACK: (Phase.WATCHING, e.Health(Sample(NEW, decisions=0, errors=50))),
     }
     wanted, last = branch.get(phase, (phase, None))
     for reached, event in path:
@@ -73,12 +74,12 @@ def at(phase: Phase) -> SlotUpdate:
     if last is not None:
         state, _ = run(state, last)
     if phase is Phase.CONFIRMING:
-        state, _ = run(state, m.Health(Sample(NEW)), m.Tick(), now_s=0.0)
-        state, _ = run(state, m.Tick(), now_s=31.0)
+        state, _ = run(state, e.Health(Sample(NEW)), e.Tick(), now_s=0.0)
+        state, _ = run(state, e.Tick(), now_s=31.0)
     if phase in (Phase.RETURNING, Phase.ROLLED_BACK):
-        state, _ = run(at(Phase.TAKING_BACK), m.Stored(n, taken_back()))
+        state, _ = run(at(Phase.TAKING_BACK), e.Stored(n, taken_back()))
     if phase is Phase.ROLLED_BACK:
-        state, _ = run(state, m.Switched(OLD, ok=True))
+        state, _ = run(state, e.Switched(OLD, ok=True))
     if phase is Phase.IDLE:
         state = idle()
     assert state.phase is phase
@@ -100,14 +101,14 @@ def kept() -> SlotState:
 def test_a_healthy_release_is_kept() -> None:
     state, actions = run(idle(), wish(NEW))
     n = state.attempt
-    state, more = run(state, m.Progress(n, 3, 7), m.FetchDone(n), m.TestPassed(n), m.Installed(n), m.TrialBegun(n))
+    state, more = run(state, e.Progress(n, 3, 7), e.FetchDone(n), e.TestPassed(n), e.Installed(n), e.TrialBegun(n))
     actions += more
-    state, more = run(state, m.Switched(NEW, ok=True), m.Health(Sample(NEW)), now_s=10.0)
+    state, more = run(state, e.Switched(NEW, ok=True), e.Health(Sample(NEW)), now_s=10.0)
     assert state.phase is Phase.WATCHING and state.running == NEW and not more
-    state, more = run(state, m.Tick(), now_s=40.0)
+    state, more = run(state, e.Tick(), now_s=40.0)
     actions += more
-    state, more = run(state, m.Stored(n, kept()), now_s=40.0)
-    assert [type(action) for action in actions] == [m.Fetch, m.Test, m.Install, m.BeginTrial, m.Switch, m.Confirm]
+    state, more = run(state, e.Stored(n, kept()), now_s=40.0)
+    assert [type(action) for action in actions] == [e.Fetch, e.Test, e.Install, e.BeginTrial, e.Switch, e.Confirm]
     assert (state.phase, state.confirmed, state.target, state.error) == (Phase.IDLE, NEW, None, None) and not more
 
 
@@ -118,7 +119,7 @@ def test_desired_equal_to_what_runs_does_nothing() -> None:
 
 def test_an_older_release_may_be_desired() -> None:
     state, actions = run(idle(confirmed=NEW, running=NEW), wish(OLD))
-    assert state.phase is Phase.FETCHING and actions == [m.Fetch(state.attempt, OLD, POLICY)]
+    assert state.phase is Phase.FETCHING and actions == [e.Fetch(state.attempt, OLD, POLICY)]
 
 
 def test_a_release_for_another_task_is_refused() -> None:
@@ -136,12 +137,12 @@ def test_a_release_with_an_outcome_is_not_tried_again(result: states.Result) -> 
 
 def test_a_newer_release_is_tried_after_one_that_was_rolled_back() -> None:
     state, actions = run(at(Phase.ROLLED_BACK), wish(NEWER, version=2))
-    assert state.phase is Phase.FETCHING and actions == [m.Fetch(state.attempt, NEWER, POLICY)]
+    assert state.phase is Phase.FETCHING and actions == [e.Fetch(state.attempt, NEWER, POLICY)]
 
 
 def test_trouble_with_the_metadata_is_refused_until_the_cloud_says_something_new() -> None:
     state, _ = run(idle(), wish(NEW))
-    state, actions = run(state, m.Refused(state.attempt, BROKEN, final=False))
+    state, actions = run(state, e.Refused(state.attempt, BROKEN, final=False))
     assert state.phase is Phase.REFUSED and not actions and not state.outcomes
     assert run(state, wish(NEW, version=1))[0].phase is Phase.REFUSED
     assert run(state, wish(NEW, version=2))[0].phase is Phase.FETCHING
@@ -152,8 +153,8 @@ def test_a_newer_wish_before_the_trial_supersedes_at_once(phase: Phase) -> None:
     before = at(phase)
     state, actions = run(before, wish(NEWER, version=2))
     assert state.phase is Phase.FETCHING and state.target == NEWER
-    assert actions == [m.Cancel(), m.Fetch(state.attempt, NEWER, POLICY)]
-    for late in (m.FetchDone(before.attempt), m.TestPassed(before.attempt), m.Failed(before.attempt, BROKEN)):
+    assert actions == [e.Cancel(), e.Fetch(state.attempt, NEWER, POLICY)]
+    for late in (e.FetchDone(before.attempt), e.TestPassed(before.attempt), e.Failed(before.attempt, BROKEN)):
         assert run(state, late) == (state, []), "the answer to what was given up is dropped"
 
 
@@ -161,37 +162,37 @@ def test_a_newer_wish_before_the_trial_supersedes_at_once(phase: Phase) -> None:
 def test_the_same_wish_again_keeps_the_work_under_way(phase: Phase) -> None:
     state, actions = run(at(phase), wish(NEW, version=2))
     assert state.target == NEW
-    assert [type(action) for action in actions] == ([m.Fetch] if phase is Phase.WAITING else [])
+    assert [type(action) for action in actions] == ([e.Fetch] if phase is Phase.WAITING else [])
 
 
 @pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TESTING, Phase.INSTALLING, Phase.WAITING, Phase.REFUSED])
 def test_a_wish_for_what_runs_ends_the_work(phase: Phase) -> None:
     state, actions = run(at(phase), wish(OLD, version=2))
     assert (state.phase, state.target, state.error) == (Phase.IDLE, None, None)
-    assert all(isinstance(action, m.Cancel) for action in actions)
+    assert all(isinstance(action, e.Cancel) for action in actions)
 
 
 @pytest.mark.parametrize("phase", [Phase.SWITCHING, Phase.WATCHING])
 def test_a_newer_wish_waits_for_the_end_of_the_trial(phase: Phase) -> None:
     state, actions = run(at(phase), wish(NEWER, version=2))
     assert state.phase is phase and state.target == NEW and not actions
-    state, _ = run(state, m.Switched(NEW, ok=True), m.Health(Sample(NEW)))
-    state, _ = run(state, m.Tick(), now_s=31.0)
-    state, actions = run(state, m.Stored(state.attempt, kept()), now_s=31.0)
+    state, _ = run(state, e.Switched(NEW, ok=True), e.Health(Sample(NEW)))
+    state, _ = run(state, e.Tick(), now_s=31.0)
+    state, actions = run(state, e.Stored(state.attempt, kept()), now_s=31.0)
     assert state.phase is Phase.FETCHING and state.target == NEWER and state.confirmed == NEW
 
 
 def test_a_newer_wish_is_taken_up_after_a_roll_back() -> None:
     state, _ = run(at(Phase.TAKING_BACK), wish(NEWER, version=2))
-    state, _ = run(state, m.Stored(state.attempt, taken_back()), m.Switched(OLD, ok=True))
+    state, _ = run(state, e.Stored(state.attempt, taken_back()), e.Switched(OLD, ok=True))
     assert state.phase is Phase.FETCHING and state.target == NEWER
 
 
 @pytest.mark.parametrize("phase", [Phase.SWITCHING, Phase.WATCHING])
 def test_a_wish_for_the_version_before_ends_the_trial_without_blame(phase: Phase) -> None:
     state, actions = run(at(phase), wish(OLD, version=2))
-    assert actions == [m.TakeBack(state.attempt, NEW, None), m.Switch(OLD)]
-    state, _ = run(state, m.Switched(OLD, ok=True), m.Stored(state.attempt, SlotState(confirmed=OLD)))
+    assert actions == [e.TakeBack(state.attempt, NEW, None), e.Switch(OLD)]
+    state, _ = run(state, e.Switched(OLD, ok=True), e.Stored(state.attempt, SlotState(confirmed=OLD)))
     assert state.phase is Phase.IDLE and not state.outcomes
     assert run(state, wish(NEW, version=3))[0].phase is Phase.FETCHING
 
@@ -200,51 +201,51 @@ def test_retries_back_off_to_a_bound() -> None:
     state, waits = at(Phase.FETCHING), []
     now_s = 0.0
     for _ in range(12):
-        state, _ = run(state, m.Failed(state.attempt, BROKEN, jitter=1.0), now_s=now_s)
+        state, _ = run(state, e.Failed(state.attempt, BROKEN, jitter=1.0), now_s=now_s)
         waits.append(state.due_s - now_s)
         assert state.error == BROKEN
         now_s = state.due_s
-        assert run(state, m.Tick(), now_s=now_s - 0.01)[0].phase is Phase.WAITING
-        state, actions = run(state, m.Tick(), now_s=now_s)
-        assert actions == [m.Fetch(state.attempt, NEW, POLICY)]
+        assert run(state, e.Tick(), now_s=now_s - 0.01)[0].phase is Phase.WAITING
+        state, actions = run(state, e.Tick(), now_s=now_s)
+        assert actions == [e.Fetch(state.attempt, NEW, POLICY)]
     assert waits[:4] == pytest.approx([2.0, 4.0, 8.0, 16.0]) and waits[-1] == pytest.approx(m.BACKOFF_MAX_S)
 
 
 @pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TESTING, Phase.INSTALLING, Phase.STARTING])
 def test_refused_before_the_trial_leaves_what_runs(phase: Phase) -> None:
-    state, actions = run(at(phase), m.Refused(at(phase).attempt, BROKEN))
+    state, actions = run(at(phase), e.Refused(at(phase).attempt, BROKEN))
     assert (state.phase, state.running, state.confirmed) == (Phase.REFUSED, OLD, OLD)
-    assert actions == [m.RecordRefused(NEW, BROKEN)]
+    assert actions == [e.RecordRefused(NEW, BROKEN)]
 
 
 def test_an_unhealthy_release_is_taken_back() -> None:
-    state, actions = run(at(Phase.WATCHING), m.Health(Sample(NEW, decisions=10, errors=20)))
+    state, actions = run(at(Phase.WATCHING), e.Health(Sample(NEW, decisions=10, errors=20)))
     assert state.error is not None and state.error.code == "health-failed"
-    assert actions == [m.TakeBack(state.attempt, NEW, state.error), m.Switch(OLD)]
-    state, actions = run(state, m.Stored(state.attempt, taken_back()))
-    assert state.phase is Phase.RETURNING and actions == [m.Switch(OLD)]
-    state, _ = run(state, m.Switched(OLD, ok=True))
+    assert actions == [e.TakeBack(state.attempt, NEW, state.error), e.Switch(OLD)]
+    state, actions = run(state, e.Stored(state.attempt, taken_back()))
+    assert state.phase is Phase.RETURNING and actions == [e.Switch(OLD)]
+    state, _ = run(state, e.Switched(OLD, ok=True))
     assert (state.phase, state.running, state.target, state.error) == (Phase.ROLLED_BACK, OLD, NEW, BROKEN)
 
 
 def test_a_full_disk_does_not_keep_a_bad_release_driving() -> None:
-    state, _ = run(at(Phase.TAKING_BACK), m.Failed(at(Phase.TAKING_BACK).attempt, BROKEN), m.Switched(OLD, ok=True))
+    state, _ = run(at(Phase.TAKING_BACK), e.Failed(at(Phase.TAKING_BACK).attempt, BROKEN), e.Switched(OLD, ok=True))
     assert state.phase is Phase.TAKING_BACK and state.running == OLD
-    state, actions = run(state, m.Tick(), now_s=m.STORE_RETRY_S)
-    assert [type(action) for action in actions] == [m.TakeBack]
+    state, actions = run(state, e.Tick(), now_s=m.STORE_RETRY_S)
+    assert [type(action) for action in actions] == [e.TakeBack]
 
 
 def test_a_release_that_drive_cannot_load_is_taken_back() -> None:
-    state, actions = run(at(Phase.SWITCHING), m.Switched(NEW, ok=False, error=BROKEN))
-    assert actions == [m.TakeBack(state.attempt, NEW, BROKEN), m.Switch(OLD)]
+    state, actions = run(at(Phase.SWITCHING), e.Switched(NEW, ok=False, error=BROKEN))
+    assert actions == [e.TakeBack(state.attempt, NEW, BROKEN), e.Switch(OLD)]
 
 
 def test_drive_that_does_not_answer_is_asked_again_and_then_given_up() -> None:
     state, asked, now_s = at(Phase.SWITCHING), 1, 0.0
     while state.phase is Phase.SWITCHING:
         now_s += m.SWITCH_TIMEOUT_S
-        state, actions = run(state, m.Tick(), now_s=now_s)
-        asked += sum(action == m.Switch(NEW) for action in actions)
+        state, actions = run(state, e.Tick(), now_s=now_s)
+        asked += sum(action == e.Switch(NEW) for action in actions)
     assert asked == m.SWITCH_TIMES and state.phase is Phase.TAKING_BACK
 
 
@@ -255,46 +256,46 @@ def test_killed_while_preparing_begins_again_when_desired_comes() -> None:
 
 
 def test_killed_between_trial_and_switch_asks_drive_to_switch() -> None:
-    state, actions = run(m.recovered(TASK, on_trial()), m.DriveStarted(OLD, on_trial()))
-    assert state.phase is Phase.SWITCHING and actions == [m.Switch(NEW)]
+    state, actions = run(m.recovered(TASK, on_trial()), e.DriveStarted(OLD, on_trial()))
+    assert state.phase is Phase.SWITCHING and actions == [e.Switch(NEW)]
 
 
 def test_killed_while_switching_asks_again_at_the_first_tick() -> None:
-    assert run(m.recovered(TASK, on_trial()), m.Tick())[1] == [m.Switch(NEW)]
+    assert run(m.recovered(TASK, on_trial()), e.Tick())[1] == [e.Switch(NEW)]
 
 
 def test_killed_while_watching_opens_a_new_window_by_the_stored_policy() -> None:
-    state, actions = run(m.recovered(TASK, on_trial()), m.DriveStarted(NEW, on_trial()), now_s=100.0)
+    state, actions = run(m.recovered(TASK, on_trial()), e.DriveStarted(NEW, on_trial()), now_s=100.0)
     assert state.phase is Phase.WATCHING and not actions
     assert state.window is not None and (state.window.opened_s, state.window.length_s) == (100.0, 30.0)
 
 
 def test_killed_after_confirming_is_idle() -> None:
-    state, actions = run(m.recovered(TASK, kept()), m.DriveStarted(NEW, kept()), wish(NEW))
+    state, actions = run(m.recovered(TASK, kept()), e.DriveStarted(NEW, kept()), wish(NEW))
     assert state.phase is Phase.IDLE and not actions
 
 
 def test_killed_after_taking_back_returns_drive_to_the_confirmed_version() -> None:
-    state, actions = run(m.recovered(TASK, taken_back()), m.DriveStarted(NEW, taken_back()))
-    assert actions == [m.Switch(OLD)]
-    state, actions = run(state, m.Switched(OLD, ok=True), wish(NEW))
+    state, actions = run(m.recovered(TASK, taken_back()), e.DriveStarted(NEW, taken_back()))
+    assert actions == [e.Switch(OLD)]
+    state, actions = run(state, e.Switched(OLD, ok=True), wish(NEW))
     assert (state.phase, state.running, state.error) == (Phase.ROLLED_BACK, OLD, BROKEN) and not actions
 
 
 @pytest.mark.parametrize("phase", [Phase.SWITCHING, Phase.WATCHING, Phase.CONFIRMING])
 def test_drive_that_gave_the_trial_up_is_believed(phase: Phase) -> None:
-    state, actions = run(at(phase), m.DriveStarted(OLD, taken_back()))
+    state, actions = run(at(phase), e.DriveStarted(OLD, taken_back()))
     assert (state.phase, state.running, state.error) == (Phase.ROLLED_BACK, OLD, BROKEN) and not actions
 
 
 def test_drive_that_fell_back_to_an_older_version_gets_the_wanted_one_again() -> None:
     state, _ = run(idle(confirmed=NEW, running=NEW), wish(NEW))
-    state, _ = run(state, m.DriveStarted(OLD, SlotState(confirmed=OLD)))
+    state, _ = run(state, e.DriveStarted(OLD, SlotState(confirmed=OLD)))
     assert state.phase is Phase.FETCHING and state.target == NEW
 
 
 def test_samples_of_the_version_before_do_not_count_in_the_trial() -> None:
-    state, actions = run(at(Phase.WATCHING), m.Health(Sample(OLD, decisions=0, errors=1000)))
+    state, actions = run(at(Phase.WATCHING), e.Health(Sample(OLD, decisions=0, errors=1000)))
     assert state.phase is Phase.WATCHING and not actions
 
 
@@ -302,20 +303,20 @@ def test_samples_of_the_version_before_do_not_count_in_the_trial() -> None:
 def test_every_phase_takes_every_event(phase: Phase) -> None:
     state = at(phase)
     n = state.attempt
-    events: list[m.Event] = [
+    events: list[e.Event] = [
         *(wish(release, version) for release in (OLD, NEW, NEWER) for version in (1, 2)),
-        *(kind(n) for kind in (m.FetchDone, m.TestPassed, m.Installed, m.TrialBegun)),
-        *(m.Stored(n, stored) for stored in (on_trial(), kept(), taken_back())),
-        *(m.DriveStarted(run_, stored) for run_ in (OLD, NEW, None) for stored in (on_trial(), kept(), taken_back())),
-        *(m.Switched(release, ok) for release in (OLD, NEW) for ok in (True, False)),
-        m.Progress(n, 1, 2),
-        m.Failed(n, BROKEN),
-        m.Refused(n, BROKEN),
-        m.Health(Sample(NEW)),
-        m.Tick(),
+        *(kind(n) for kind in (e.FetchDone, e.TestPassed, e.Installed, e.TrialBegun)),
+        *(e.Stored(n, stored) for stored in (on_trial(), kept(), taken_back())),
+        *(e.DriveStarted(run_, stored) for run_ in (OLD, NEW, None) for stored in (on_trial(), kept(), taken_back())),
+        *(e.Switched(release, ok) for release in (OLD, NEW) for ok in (True, False)),
+        e.Progress(n, 1, 2),
+        e.Failed(n, BROKEN),
+        e.Refused(n, BROKEN),
+        e.Health(Sample(NEW)),
+        e.Tick(),
     ]
     for event in events:
         after, _ = step(state, event, 1e6)
         assert after.phase in Phase
-        if phase in (*m.ENDED, Phase.WAITING, *m.PREPARING) and not isinstance(event, m.DriveStarted | m.Switched):
+        if phase in (*m.ENDED, Phase.WAITING, *m.PREPARING) and not isinstance(event, e.DriveStarted | e.Switched):
             assert after.running == OLD, "nothing that runs is touched before a trial"
