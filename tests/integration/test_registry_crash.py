@@ -25,7 +25,8 @@ def test_killed_at_every_call_while_publishing(tmp_path: Path) -> None:
         again.releases.publish(TASK, "v2")
         again.database.close()
 
-    seen, killed = [], True
+    seen: list[int] = []
+    killed = True
     while killed:  # "before" a call is "after" the one before it
         root = tmp_path / "killed"
         shutil.copytree(base, root)

@@ -1,0 +1,84 @@
+"""Desired states: one row per vehicle, whose version rises with every change and never falls behind the vehicle's own.
+
+A desired state is a level. It is published retained whenever the broker may not have the newest version.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from roadloop_cloud.store.fleet_tables import DesiredState
+from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, Reported
+
+Slots = dict[str, ReleaseRef | None]
+
+
+def reported_of(vehicle: Vehicle) -> Reported | None:
+    """The last report of a vehicle."""
+    return None if vehicle.reported is None else msgspec.convert(vehicle.reported, Reported)
+
+
+def slots_of(session: Session, vehicle: Vehicle, task: str) -> Slots:
+    """The slots of a vehicle that run a task, with what they should run (or, where nobody said, with what they do)."""
+    row = session.get(DesiredState, vehicle.id)
+    desired = {} if row is None else _decode(row).slots
+    reported = reported_of(vehicle)
+    slots: Slots = {}
+    if reported is not None:
+        slots |= {name: slot.running for name, slot in reported.slots.items() if slot.task == task}
+    return slots | {name: ref for name, ref in desired.items() if ref.task == task}
+
+
+def assign(session: Session, vehicle: Vehicle, slots: Mapping[str, ReleaseRef | None], policy: Policy) -> None:
+    """Say what some slots should run from now on (None: nothing is wanted); the others stay as they are."""
+    row = session.get(DesiredState, vehicle.id)
+    if row is None:
+        row = DesiredState(vehicle=vehicle.id, version=0, slots={}, policy={}, published_version=0)
+        session.add(row)
+    merged = {**row.slots, **{name: msgspec.to_builtins(ref) for name, ref in slots.items()}}
+    kept = {name: ref for name, ref in merged.items() if ref is not None}
+    wanted_policy = msgspec.to_builtins(policy)
+    if row.version and (row.slots, row.policy) == (kept, wanted_policy):
+        return
+    row.slots, row.policy = kept, wanted_policy
+    row.version = _next_version(row, vehicle)
+
+
+def catch_up(session: Session, vehicle: Vehicle) -> None:
+    """Overtake a vehicle that knows a newer version than this database, which was restored from a backup then."""
+    row = session.get(DesiredState, vehicle.id)
+    reported = reported_of(vehicle)
+    if row is not None and reported is not None and reported.desired_version > row.version:
+        row.version = _next_version(row, vehicle)
+
+
+def unpublished(session: Session) -> list[tuple[str, Desired]]:
+    """Vehicle and desired state of all whose newest version the broker has not taken yet."""
+    rows = session.scalars(select(DesiredState).where(DesiredState.version > DesiredState.published_version))
+    return [(row.vehicle, _decode(row)) for row in rows]
+
+
+def mark_published(session: Session, vehicle: str, version: int) -> None:
+    """The broker has taken this version."""
+    session.execute(
+        update(DesiredState)
+        .where(DesiredState.vehicle == vehicle, DesiredState.published_version < version)
+        .values(published_version=version)
+    )
+
+
+def forget_published(session: Session) -> None:
+    """The broker may have lost its retained messages: all are published again."""
+    session.execute(update(DesiredState).values(published_version=0))
+
+
+def _next_version(row: DesiredState, vehicle: Vehicle) -> int:
+    reported = reported_of(vehicle)
+    return max(row.version, reported.desired_version if reported is not None else 0) + 1
+
+
+def _decode(row: DesiredState) -> Desired:
+    return msgspec.convert({"version": max(row.version, 1), "slots": row.slots, "policy": row.policy}, Desired)
