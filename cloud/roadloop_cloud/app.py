@@ -20,7 +20,11 @@ from roadloop_models.errors import RoadloopError
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.mqtt import MqttClient
+    from roadloop_cloud.registry.models import ModelRegistry
+    from roadloop_cloud.registry.releases import Releases
+    from roadloop_cloud.registry.repository import ImageRepository
     from roadloop_cloud.telemetry.service import Telemetry
+    from roadloop_cloud.vehicles import Vehicles
 
 
 class Application:
@@ -37,6 +41,10 @@ class Application:
         database.check()
         return database
 
+    def create_database(self) -> None:
+        """Make the tables of a new workspace."""
+        Database(self.workspace.database_url).create()
+
     @cached_property
     def authority(self) -> "Authority":
         """The certificate authority."""
@@ -50,6 +58,45 @@ class Application:
         from roadloop_cloud.telemetry.service import Telemetry
 
         return Telemetry(self.database, self.workspace.telemetry)
+
+    @cached_property
+    def repository(self) -> "ImageRepository":
+        """The TUF image repository."""
+        from roadloop_cloud.registry.repository import ImageRepository
+
+        return ImageRepository(self.workspace.repository)
+
+    @cached_property
+    def models(self) -> "ModelRegistry":
+        """Registered models."""
+        from roadloop_cloud.registry.models import ModelRegistry
+
+        return ModelRegistry(self.database, self.workspace.models)
+
+    @cached_property
+    def releases(self) -> "Releases":
+        """Signed releases."""
+        from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder
+        from roadloop_cloud.registry.releases import Releases
+
+        offline = KeyFolder(self.workspace.offline_keys, OFFLINE_ROLES)
+        online = KeyFolder(self.workspace.online_keys, ONLINE_ROLES)
+        return Releases(self.database, self.models, self.repository, offline, online)
+
+    @cached_property
+    def vehicles(self) -> "Vehicles":
+        """The vehicles of the fleet. A new one starts with what the fleet runs."""
+        from roadloop_cloud.identity.provisioning import InitialRelease
+        from roadloop_cloud.registry.releases import release_ref
+        from roadloop_cloud.vehicles import Vehicles
+
+        def initial_release(task: str) -> InitialRelease:
+            release = self.releases.incumbent(task)
+            return InitialRelease(release_ref(release), self.releases.bundle(release))
+
+        return Vehicles(
+            self.database, self.authority, initial_release, self.repository.trust_files, self.workspace.config.broker
+        )
 
     def mqtt_client(self, name: str) -> "MqttClient":
         """A client with the identity of one cloud process; not started."""

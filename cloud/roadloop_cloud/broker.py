@@ -102,9 +102,9 @@ def configuration(workspace: Workspace, user: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_broker_files(workspace: Workspace) -> None:
+def write_broker_files(workspace: Workspace, authority: Authority) -> None:
     """Write configuration, access list and, where missing or old, the broker's certificate. Repeatable."""
-    Authority(workspace.ca).ensure_server(
+    authority.ensure_server(
         "broker",
         workspace.config.broker.names,
         workspace.broker / "broker.crt",

@@ -1,23 +1,22 @@
 """The fleet's vehicles: added, listed, tagged. The command line calls this, and later the API does."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import select
 
 from roadloop_cloud.broker import CLOUD_PREFIX
+from roadloop_cloud.config import BrokerConfig
 from roadloop_cloud.identity.authority import Authority
 from roadloop_cloud.identity.provisioning import (
     InitialRelease,
     Profile,
     Provisioning,
-    trust_files,
     write_provisioning,
 )
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.ingest_tables import Vehicle
-from roadloop_cloud.workspace import Workspace
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
 
@@ -29,16 +28,19 @@ class Vehicles:
 
     def __init__(
         self,
-        workspace: Workspace,
         database: Database,
         authority: Authority,
         initial_release: Callable[[str], InitialRelease],
+        trust_files: Callable[[], Mapping[str, bytes]],
+        broker: BrokerConfig,
     ) -> None:
-        """`initial_release` gives, for a task, the release that a new vehicle starts with."""
-        self._workspace = workspace
+        """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what it trusts
+        (relative path below trust/ -> content)."""
         self._database = database
         self._authority = authority
         self._initial_release = initial_release
+        self._trust_files = trust_files
+        self._broker = broker
 
     def add(self, vehicle_id: str, profile: Profile, output: Path, tags: Iterable[str] = ()) -> Vehicle:
         """Add a vehicle and write the folder that provisions it.
@@ -91,15 +93,14 @@ class Vehicles:
         return row
 
     def _provisioning(self, vehicle_id: str, profile: Profile, releases: dict[str, InitialRelease]) -> Provisioning:
-        broker = self._workspace.config.broker
         return Provisioning(
             vehicle=vehicle_id,
-            broker_host=broker.host,
-            broker_port=broker.port,
+            broker_host=self._broker.host,
+            broker_port=self._broker.port,
             profile=profile,
             identity=self._authority.issue_client(vehicle_id),
             authority=self._authority.certificate_path.read_bytes(),
-            trust=trust_files(self._workspace.repository / "metadata"),
+            trust=self._trust_files(),
             releases=releases,
         )
 

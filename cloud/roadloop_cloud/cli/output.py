@@ -29,7 +29,7 @@ class Output:
         """`as_json` is what `--json` said."""
         self.as_json = as_json
         self.console = Console(soft_wrap=False)
-        self._notes = Console(stderr=True, quiet=as_json)
+        self.notes = Console(stderr=True, quiet=as_json)
 
     def result(self, data: Any, *shown: RenderableType) -> None:
         """The result: `data` as JSON for machines, `shown` for people."""
@@ -41,7 +41,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line for people, on stderr."""
-        self._notes.print(text, highlight=False)
+        self.notes.print(text, highlight=False)
 
     @contextmanager
     def steps(self, title: str) -> Iterator[Step]:
@@ -50,7 +50,7 @@ class Output:
             yield lambda text, done=None: None
         elif sys.stderr.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            with Progress(*columns, console=self._notes, transient=False) as progress:
+            with Progress(*columns, console=self.notes, transient=False) as progress:
                 task = progress.add_task(title, total=None)
 
                 def show(text: str, done: float | None = None) -> None:

@@ -19,10 +19,9 @@ from roadloop_cloud.identity.authority import Identity, write_identity
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import MANIFEST_NAME
 from roadloop_models.contract.messages import ReleaseRef
-from roadloop_models.errors import ConfigError, ConflictError, TrustError
+from roadloop_models.errors import ConfigError, ConflictError
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
-_TRUST_ROLES = ("root", "timestamp", "snapshot", "targets")
 
 
 @dataclass(frozen=True)
@@ -95,17 +94,6 @@ def load_profile(name_or_path: str) -> Profile:
             raise ConfigError(f"{name_or_path}: slots.{slot}: 'task' is missing or no text")
         tasks[slot] = task
     return Profile(path.stem if path.is_file() else name_or_path, text, hardware, tasks)
-
-
-def trust_files(metadata: Path) -> dict[str, bytes]:
-    """What a vehicle trusts: the root that the workspace began with, and the metadata of the day.
-
-    `metadata` is that of a TUF repository with consistent snapshots. Raises TrustError where a role has no file.
-    """
-    files = {"root.json": _read(metadata / "1.root.json")}
-    for role in _TRUST_ROLES:
-        files[f"metadata/{role}.json"] = _read(_newest(metadata, role))
-    return files
 
 
 def write_provisioning(directory: Path, provisioning: Provisioning) -> None:
@@ -181,19 +169,3 @@ batch_samples = 100
 batch_age_s = 5.0
 health_period_s = 1.0
 """
-
-
-def _newest(metadata: Path, role: str) -> Path:
-    if role == "timestamp":
-        return metadata / "timestamp.json"
-    versions = [int(path.name.split(".")[0]) for path in metadata.glob(f"*.{role}.json") if path.name[0].isdigit()]
-    if not versions:
-        raise TrustError(f"{metadata}: no metadata of role {role}")
-    return metadata / f"{max(versions)}.{role}.json"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TrustError(f"{path}: {error.strerror or error}; the workspace's repository is incomplete") from error

@@ -1,0 +1,151 @@
+"""`roadloop vehicles`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from roadloop_cloud.app import Application
+from roadloop_cloud.cli.options import with_application
+from roadloop_cloud.cli.output import Output, age, details, table
+from roadloop_cloud.store.database import now_utc
+
+if TYPE_CHECKING:
+    from roadloop_cloud.store.ingest_tables import Vehicle
+
+
+@click.group()
+def command() -> None:
+    """Add, list, show and tag vehicles.
+
+    \b
+    Example:
+      roadloop vehicles list --tag test-fleet
+    """
+
+
+@command.command()
+@click.argument("vehicle_id", metavar="ID")
+@click.option("--profile", required=True, help="Hardware profile: a TOML file, or the name of a packaged one.")
+@click.option(
+    "--output",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write; it goes to the vehicle and holds its private key.",
+)
+@click.option("--tag", "tags", multiple=True, help="Tag to select the vehicle by; repeatable.")
+@with_application
+def add(
+    *, app: Application, output: Output, vehicle_id: str, profile: str, directory: Path, tags: tuple[str, ...]
+) -> None:
+    """Add a vehicle and write the folder that provisions it.
+
+    \b
+    Example:
+      roadloop vehicles add van-1 --profile x86-64-onnx --output ./van-1
+      roadloop-agent run --config ./van-1/vehicle.toml
+    """
+    from roadloop_cloud.identity.provisioning import load_profile
+
+    row = app.vehicles.add(vehicle_id, load_profile(profile), directory, tags)
+    output.result(
+        {**_as_json(row), "config": directory.resolve() / "vehicle.toml"},
+        f"{vehicle_id} ({row.hardware}) is provisioned in {directory}",
+        f"Next, on the vehicle: roadloop-agent run --config {directory}/vehicle.toml",
+    )
+
+
+@command.command("list")
+@click.option("--tag", help="Only those that carry this tag.")
+@with_application
+def list_(app: Application, output: Output, tag: str | None) -> None:
+    """List vehicles: hardware, versions, last seen.
+
+    \b
+    Example:
+      roadloop vehicles list --json
+    """
+    rows, now = app.vehicles.list(tag), now_utc()
+    shown = [
+        (
+            row.id,
+            "online" if row.online else "offline",
+            age(row.last_seen, now),
+            row.hardware,
+            ", ".join(row.tags),
+            "\n".join(_slot_line(name, slot) for name, slot in _slots(row).items()) or None,
+        )
+        for row in rows
+    ]
+    columns = ("vehicle", "state", "last seen", "hardware", "tags", "runs")
+    output.result([_as_json(row) for row in rows], table(columns, shown))
+
+
+@command.command()
+@click.argument("vehicle_id", metavar="ID")
+@with_application
+def show(app: Application, output: Output, vehicle_id: str) -> None:
+    """Show one vehicle with what it reported last.
+
+    \b
+    Example:
+      roadloop vehicles show van-1
+    """
+    row, now = app.vehicles.get(vehicle_id), now_utc()
+    fields = {
+        "hardware": row.hardware,
+        "profile": row.profile,
+        "tags": ", ".join(row.tags) or None,
+        "state": "online" if row.online else "offline",
+        "last seen": age(row.last_seen, now),
+        "reported": age(row.reported_at, now),
+        "agent": row.agent_version,
+        **{f"slot {name}": _slot_line(name, slot) for name, slot in _slots(row).items()},
+    }
+    output.result(_as_json(row), details(fields, title=vehicle_id))
+
+
+@command.command("tag")
+@click.argument("vehicle_id", metavar="ID")
+@click.option("--add", multiple=True, help="Tag to add; repeatable.")
+@click.option("--remove", multiple=True, help="Tag to take off; repeatable.")
+@with_application
+def tag_(app: Application, output: Output, vehicle_id: str, add: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Add and remove tags.
+
+    \b
+    Example:
+      roadloop vehicles tag van-1 --add test-fleet --remove spare
+    """
+    row = app.vehicles.tag(vehicle_id, add, remove)
+    output.result(_as_json(row), f"{vehicle_id}: {', '.join(row.tags) or 'no tags'}")
+
+
+def _slots(row: "Vehicle") -> dict[str, dict[str, Any]]:
+    slots: dict[str, dict[str, Any]] = (row.reported or {}).get("slots", {})
+    return slots
+
+
+def _slot_line(name: str, slot: dict[str, Any]) -> str:
+    running = slot.get("running")
+    version = f"{running['version']} (release {running['release']})" if running else "nothing"
+    state = "" if slot.get("state") == "idle" else f", {slot.get('state')}"
+    error = slot.get("error")
+    reason = f": {error['code']}" if error else ""
+    return f"{name}: {version} on {slot.get('runtime')}-{slot.get('precision')}{state}{reason}"
+
+
+def _as_json(row: "Vehicle") -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "hardware": row.hardware,
+        "profile": row.profile,
+        "tags": row.tags,
+        "created": row.created,
+        "online": row.online,
+        "last_seen": row.last_seen,
+        "agent_version": row.agent_version,
+        "reported_at": row.reported_at,
+        "reported": row.reported,
+    }
