@@ -29,6 +29,8 @@ class ChildSpec:
     directory: Path
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    serves_others: bool = False
+    """Stopped only after all that do not."""
 
 
 class Process(Protocol):
@@ -94,8 +96,12 @@ class Supervisor:
                 child.started_s = now_s
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """SIGTERM to all, the last started first; SIGKILL to what still runs after the time."""
-        running = [child.process for child in reversed(self.children) if child.process is not None]
+        """SIGTERM, and SIGKILL to what still runs after the time; those that serve others come last."""
+        self._stop([child for child in self.children if not child.spec.serves_others], timeout_s)
+        self._stop([child for child in self.children if child.spec.serves_others], timeout_s)
+
+    def _stop(self, children: Sequence[Child], timeout_s: float) -> None:
+        running = [child.process for child in children if child.process is not None]
         for process in running:
             process.send_signal(signal.SIGTERM)
         until_s = self._clock() + timeout_s
@@ -105,7 +111,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-        for child in self.children:
+        for child in children:
             child.process = None
 
 
