@@ -75,6 +75,11 @@ def forget_published(session: Session) -> None:
     session.execute(update(DesiredState).values(published_version=0))
 
 
+def policy_of(row: DesiredState) -> Policy:
+    """How the vehicle should go about updates."""
+    return msgspec.convert(row.policy, Policy)
+
+
 def _next_version(row: DesiredState, vehicle: Vehicle) -> int:
     reported = reported_of(vehicle)
     return max(row.version, reported.desired_version if reported is not None else 0) + 1

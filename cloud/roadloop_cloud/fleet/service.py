@@ -1,0 +1,248 @@
+"""The fleet process: hears status, reports and fetch requests; publishes desired states and blocks; ticks rollouts.
+
+One thread owns everything; the broker's events come in by one queue. Reports are acknowledged once they are committed.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from roadloop_cloud.fleet import desired, intake
+from roadloop_cloud.fleet.blocks import BlockServer
+from roadloop_cloud.mqtt import Connected, Disconnected, Publication, Received, Transport
+from roadloop_cloud.rollout.service import Rollouts
+from roadloop_cloud.store.database import Database
+from roadloop_cloud.store.fleet_tables import DesiredState
+from roadloop_models.contract import channels
+from roadloop_models.contract.channels import parse_topic
+from roadloop_models.contract.codec import decode
+from roadloop_models.contract.messages import FetchRequest, Policy, Reported, Status
+from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
+
+FILTERS = tuple(channel.subscription() for channel in (channels.STATUS, channels.REPORTED, channels.FETCH))
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often things are looked at, and how much is under way at once."""
+
+    tick_s: float = 0.5
+    renew_s: float = 60.0
+    retry_s: float = 0.5
+    max_events: int = 200
+    blocks_under_way: int = 32
+    desired_under_way: int = 200
+
+
+@dataclass
+class _Inbox:
+    """What was heard and is not committed yet: the newest of each vehicle, and the messages to acknowledge then."""
+
+    statuses: dict[str, Status] = field(default_factory=dict)
+    reports: dict[str, Reported] = field(default_factory=dict)
+    received: list[Received] = field(default_factory=list)
+
+
+class FleetService:
+    """See the module."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        database: Database,
+        rollouts: Rollouts,
+        blocks: BlockServer,
+        renew_online: Callable[[], bool],
+        *,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`renew_online` signs snapshot and timestamp anew where it is time."""
+        self._transport = transport
+        self._database = database
+        self._rollouts = rollouts
+        self._blocks = blocks
+        self._renew_online = renew_online
+        self._timing = timing or Timing()
+        self._clock = clock
+        self._inbox = _Inbox()
+        self._sending: deque[Publication] = deque()
+        self._publishing: dict[str, tuple[int, Publication]] = {}
+        self._tick_due_s = self._renew_due_s = clock()
+        self._forget_published = False
+
+    def run(self, stop: Event) -> None:
+        """Work until `stop` is set."""
+        while not stop.is_set():
+            self.step(stop)
+
+    def step(self, stop: Event) -> None:
+        """One turn: what was heard, what is due, what may be sent."""
+        self._hear()
+        try:
+            if self._commit_inbox() or self._clock() >= self._tick_due_s:
+                self._tick_due_s = self._clock() + self._timing.tick_s
+                self._rollouts.tick()
+                self._publish_desired()
+        except (OperationalError, InterfaceError):
+            _log.exception("the database does not answer; trying again")
+            stop.wait(self._timing.retry_s)
+        self._send_blocks()
+        if self._clock() >= self._renew_due_s:
+            self._renew_due_s = self._clock() + self._timing.renew_s
+            self._renew()
+
+    def _hear(self) -> None:
+        wait_s = self._wait_s()
+        for _ in range(self._timing.max_events):
+            event = self._transport.next_event(wait_s)
+            if event is None:
+                return
+            wait_s = 0.0
+            if isinstance(event, Received):
+                self._take(event)
+            else:
+                self._on_connection(event)
+
+    def _wait_s(self) -> float:
+        now_s = self._clock()
+        due_s = max(0.0, self._tick_due_s - now_s)
+        blocks_s = self._blocks.wait_s(now_s)
+        if self._sending and blocks_s is not None:
+            blocks_s = max(blocks_s, 0.002)  # the line is full: look again soon
+        return due_s if blocks_s is None else min(due_s, blocks_s)
+
+    def _on_connection(self, event: Connected | Disconnected) -> None:
+        self._sending.clear()
+        self._publishing.clear()
+        if isinstance(event, Disconnected):
+            _log.warning("broker: %s", event.reason)
+            return
+        _log.info("connected to the broker, session %s", "resumed" if event.session_present else "new")
+        self._forget_published = True  # a broker that was killed has lost retained messages
+        try:
+            self._transport.subscribe(FILTERS)
+        except RetryLaterError as error:  # the connection went again; the next one repeats this
+            _log.warning("%s", error)
+
+    def _take(self, received: Received) -> None:
+        try:
+            address = parse_topic(received.topic)
+            if address.channel is channels.STATUS:
+                self._inbox.statuses[address.vehicle] = decode(channels.STATUS, received.payload, Status)
+            elif address.channel is channels.REPORTED:
+                self._inbox.reports[address.vehicle] = decode(channels.REPORTED, received.payload, Reported)
+            elif address.channel is channels.FETCH:
+                request = decode(channels.FETCH, received.payload, FetchRequest)
+                self._blocks.request(address.vehicle, request, self._clock())
+                self._transport.acknowledge(received)
+                return
+            else:
+                raise MessageError(f"channel {address.channel.name} is none of the fleet service's")
+        except MessageError as error:
+            _log.warning("refused %.256s (%d bytes): %s", received.topic, len(received.payload), error)
+        self._inbox.received.append(received)
+
+    def _commit_inbox(self) -> bool:
+        """Write what was heard, then acknowledge it; returns whether there was anything."""
+        inbox = self._inbox
+        if not inbox.received:
+            return False
+        try:
+            self._record(inbox.statuses, inbox.reports)
+        except (OperationalError, InterfaceError):
+            raise
+        except SQLAlchemyError:  # one of them is more than the database takes: find out which
+            for vehicle in inbox.statuses.keys() | inbox.reports.keys():
+                self._record_alone(vehicle)
+        self._inbox = _Inbox()
+        for received in inbox.received:
+            self._transport.acknowledge(received)
+        return True
+
+    def _record(self, statuses: dict[str, Status], reports: dict[str, Reported]) -> None:
+        with self._database.transaction() as session:
+            unknown = intake.record(session, statuses, reports)
+        if unknown:
+            _log.warning("not of this fleet: %s", ", ".join(sorted(unknown)))
+
+    def _record_alone(self, vehicle: str) -> None:
+        def only(heard: dict[str, Status] | dict[str, Reported]) -> dict[str, object]:
+            return {vehicle: heard[vehicle]} if vehicle in heard else {}
+
+        try:
+            self._record(only(self._inbox.statuses), only(self._inbox.reports))  # type: ignore[arg-type]
+        except (OperationalError, InterfaceError):
+            raise
+        except SQLAlchemyError:
+            _log.exception("what %s says cannot be stored; dropped", vehicle)
+
+    def _publish_desired(self) -> None:
+        """Publish desired states that the broker does not have, and remember those that it has taken."""
+        taken = {vehicle: version for vehicle, (version, sent) in self._publishing.items() if sent.is_published()}
+        if taken or self._forget_published:
+            with self._database.transaction() as session:
+                if self._forget_published:
+                    desired.forget_published(session)
+                for vehicle, version in taken.items():
+                    desired.mark_published(session, vehicle, version)
+            self._forget_published = False
+        for vehicle in taken:
+            del self._publishing[vehicle]
+        if not self._transport.connected:
+            return
+        with self._database.reading() as session:
+            due = desired.unpublished(session)
+        for vehicle, state in due[: self._timing.desired_under_way]:
+            under_way = self._publishing.get(vehicle)
+            if under_way is not None and under_way[0] == state.version:
+                continue
+            try:
+                self._publishing[vehicle] = (
+                    state.version,
+                    self._transport.publish(channels.DESIRED, vehicle, state),
+                )
+            except RoadloopError as error:
+                _log.warning("desired state of %s: %s", vehicle, error)
+
+    def _send_blocks(self) -> None:
+        while self._sending and self._sending[0].is_published():
+            self._sending.popleft()
+        while len(self._sending) < self._timing.blocks_under_way:
+            outgoing = self._blocks.next_block(self._clock())
+            if outgoing is None:
+                return
+            try:
+                self._sending.append(
+                    self._transport.publish(
+                        channels.FILE, outgoing.vehicle, outgoing.block, sha256=outgoing.sha256, n=outgoing.n
+                    )
+                )
+            except RetryLaterError:
+                return  # not connected: the vehicle asks again when it is
+
+    def _renew(self) -> None:
+        try:
+            if self._renew_online():
+                _log.info("signed snapshot and timestamp anew")
+        except (RoadloopError, OSError):
+            _log.exception("signing snapshot and timestamp anew failed; trying again in %.0f s", self._timing.renew_s)
+
+
+def pace_of(database: Database, default_bytes_per_s: int) -> Callable[[str], int]:
+    """How fast a vehicle may be sent blocks: as its policy says, or the default."""
+
+    def pace(vehicle: str) -> int:
+        with database.reading() as session:
+            row = session.get(DesiredState, vehicle)
+            policy = Policy() if row is None else desired.policy_of(row)
+        return policy.fetch_bytes_per_s or default_bytes_per_s
+
+    return pace
