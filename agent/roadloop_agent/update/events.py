@@ -129,7 +129,7 @@ Event: TypeAlias = (
 )
 
 
-# Actions.
+# Actions. What is under way for an attempt that is no longer the state's is to be given up.
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,6 @@ class Fetch:
     attempt: int
     ref: ReleaseRef
     policy: Policy
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Give up what is under way for this slot."""
 
 
 @dataclass(frozen=True)
@@ -204,4 +199,4 @@ class RecordRefused:
     error: ErrorInfo
 
 
-Action: TypeAlias = Fetch | Cancel | Test | Install | BeginTrial | Switch | Confirm | TakeBack | RecordRefused
+Action: TypeAlias = Fetch | Test | Install | BeginTrial | Switch | Confirm | TakeBack | RecordRefused

@@ -19,7 +19,6 @@ from roadloop_agent.update import health
 from roadloop_agent.update.events import (
     Action,
     BeginTrial,
-    Cancel,
     Confirm,
     Desired,
     DriveStarted,
@@ -132,30 +131,29 @@ def step(state: SlotUpdate, event: Event, now_s: float) -> Step:
 # A wish.
 
 
-def _pursue(state: SlotUpdate, cancel: bool = False) -> Step:
+def _pursue(state: SlotUpdate) -> Step:
     """Begin what is wanted, or say why not. Only where nothing is on trial."""
     cleared = replace(
         state, target=None, error=None, window=None, failures=0, tries=0, blocks_done=0, blocks_total=0, due_s=0.0
     )
-    before: tuple[Action, ...] = (Cancel(),) if cancel else ()
     wanted = state.wanted
     if wanted is None or same_release(wanted.ref, state.confirmed):
-        return replace(cleared, phase=Phase.IDLE, attempt=state.attempt + 1), before
+        return replace(cleared, phase=Phase.IDLE, attempt=state.attempt + 1), ()
     cleared = replace(cleared, target=wanted.ref, policy=wanted.policy, attempt=state.attempt + 1)
     if wanted.ref.task != state.task:
         detail = f"release {wanted.ref.release} is for {wanted.ref.task}, the slot runs {state.task}"
-        return replace(cleared, phase=Phase.REFUSED, error=ErrorInfo(code=TrustError.code, detail=detail)), before
+        return replace(cleared, phase=Phase.REFUSED, error=ErrorInfo(code=TrustError.code, detail=detail)), ()
     outcome = outcome_of(state.outcomes, wanted.ref)
     if outcome is not None:
         phase = Phase.ROLLED_BACK if outcome.result == "rolled-back" else Phase.REFUSED
-        return replace(cleared, phase=phase, error=outcome.error), before
-    return _fetch(cleared, before)
+        return replace(cleared, phase=phase, error=outcome.error), ()
+    return _fetch(cleared)
 
 
-def _fetch(state: SlotUpdate, before: tuple[Action, ...] = ()) -> Step:
+def _fetch(state: SlotUpdate) -> Step:
     assert state.target is not None
     fetching = replace(state, phase=Phase.FETCHING, error=None)
-    return fetching, (*before, Fetch(state.attempt, state.target, state.policy))
+    return fetching, (Fetch(state.attempt, state.target, state.policy),)
 
 
 def _desired_when_ended(state: SlotUpdate, event: Desired, now_s: float) -> Step:
@@ -176,7 +174,7 @@ def _desired_when_preparing(state: SlotUpdate, event: Desired, now_s: float) -> 
     wanting = replace(state, wanted=event)
     if same_release(event.ref, state.target):
         return replace(wanting, policy=event.policy), ()
-    return _pursue(wanting, cancel=True)
+    return _pursue(wanting)
 
 
 def _desired_on_trial(state: SlotUpdate, event: Desired, now_s: float) -> Step:

@@ -1,0 +1,372 @@
+"""The update service: performs what the machine of each slot asks for, and tells it what came of it.
+
+Two threads. The *owner* takes events in order, steps the machines and does what is short (the store's state, messages
+to drive, reports). The *worker* does what takes long, one job after the other: downloads, self-tests, installing. A
+job whose attempt is no longer the machine's is given up. Every input may be called from any thread and never waits.
+"""
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from roadloop_agent.ipc import Hello, RunningSlot, SlotHealth, Switched
+from roadloop_agent.update import events as ev
+from roadloop_agent.update.delivery import Delivery
+from roadloop_agent.update.fetch import BlockFetcher
+from roadloop_agent.update.machine import ENDED, SlotUpdate, recovered, step
+from roadloop_agent.update.selftest import SelfTest
+from roadloop_agent.update.store import Store, error_info
+from roadloop_agent.update.trust import MetadataError
+from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
+from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
+
+_LOG = logging.getLogger(__name__)
+TICK_S = 0.5
+_STOP_S = 3.0
+_PROGRESS_STEP = 0.1
+_PROGRESS_S = 1.0
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """What the profile says of a slot."""
+
+    task: str
+    runtime: str
+    precision: str
+
+    @property
+    def variant(self) -> str:
+        """The key of the variant that runs there."""
+        return f"{self.runtime}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class _ForSlot:
+    slot: str
+    event: ev.Event
+
+
+_Input: TypeAlias = Desired | Hello | SlotHealth | Switched | _ForSlot | None
+_LongAction: TypeAlias = ev.Fetch | ev.Test | ev.Install
+_Job: TypeAlias = tuple[str, _LongAction] | None
+"""What one slot's machine waits for; None: there may be garbage."""
+
+
+class UpdateService:
+    """See the module. `report` gets every slot on each change; `switch` tells drive what to load from where."""
+
+    def __init__(
+        self,
+        *,
+        slots: Mapping[str, SlotSpec],
+        store: Store,
+        delivery: Delivery,
+        fetcher: BlockFetcher,
+        selftest: SelfTest,
+        report: Callable[[dict[str, ReportedSlot]], None],
+        switch: Callable[[str, ReleaseRef, str], None],
+        mono: Callable[[], float],
+        random: Callable[[], float],
+        tick_s: float = TICK_S,
+    ) -> None:
+        self._slots = dict(slots)
+        self._store = store
+        self._delivery = delivery
+        self._fetcher = fetcher
+        self._selftest = selftest
+        self._report = report
+        self._switch = switch
+        self._mono = mono
+        self._random = random
+        self._tick_s = tick_s
+        stored = store.read()
+        self._desired_version = stored.desired_version
+        self._states = {slot: recovered(spec.task, store.slot(slot)) for slot, spec in self._slots.items()}
+        self._running: dict[str, RunningSlot] = {}
+        self._reported: dict[str, ReportedSlot] = {}
+        self._inputs: queue.SimpleQueue[_Input] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._own, name="update", daemon=True),
+            threading.Thread(target=self._work, name="update-worker", daemon=True),
+        ]
+
+    # Inputs, from any thread.
+
+    @property
+    def desired_version(self) -> int:
+        """The newest desired version that was accepted."""
+        return self._desired_version
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End within a few seconds; what is under way is taken up after the next start."""
+        self._stopping.set()
+        self._inputs.put(None)
+        self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(_STOP_S)
+
+    def on_desired(self, desired: Desired) -> None:
+        """The cloud's wish."""
+        self._inputs.put(desired)
+
+    def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
+        """Block `n` of the content with that hash has come."""
+        self._fetcher.deliver(sha256, n, block)
+
+    def on_hello(self, hello: Hello) -> None:
+        """Drive has started, or link has found it running."""
+        self._inputs.put(hello)
+
+    def on_health(self, health: SlotHealth) -> None:
+        """How a slot does."""
+        self._inputs.put(health)
+
+    def on_switched(self, switched: Switched) -> None:
+        """Drive's answer to a switch."""
+        self._inputs.put(switched)
+
+    # The owner.
+
+    def _own(self) -> None:
+        tick_s = self._mono()
+        self._tell()
+        while not self._stopping.is_set():
+            try:
+                item = self._inputs.get(timeout=self._tick_s)
+            except queue.Empty:
+                item = None
+            try:
+                if item is not None:
+                    self._take(item)
+                if self._mono() - tick_s >= self._tick_s:
+                    tick_s = self._mono()
+                    self._step_all(ev.Tick())
+            except Exception:  # noqa: BLE001
+                # The states are as they were before this event; an update that stands still beats a vehicle that
+                # never updates again.
+                _LOG.exception("update: %s", type(item).__name__)
+            self._tell()
+
+    def _take(self, item: Desired | Hello | SlotHealth | Switched | _ForSlot) -> None:
+        if isinstance(item, Desired):
+            self._take_desired(item)
+        elif isinstance(item, Hello):
+            for slot, running in item.slots.items():
+                if slot in self._states:
+                    self._running[slot] = running
+                    self._step(slot, ev.DriveStarted(running.ref, self._store.slot(slot)))
+        elif isinstance(item, SlotHealth):
+            self._step(item.slot, ev.Health(item))
+        elif isinstance(item, Switched):
+            self._take_switched(item)
+        else:
+            self._step(item.slot, item.event)
+
+    def _take_desired(self, desired: Desired) -> None:
+        if desired.version < self._desired_version:
+            _LOG.warning("desired %d is older than %d: ignored", desired.version, self._desired_version)
+            return
+        self._desired_version = desired.version
+        try:
+            self._store.accept_desired(desired.version)
+        except RetryLaterError as error:
+            _LOG.error("desired %d is followed, though it cannot be remembered: %s", desired.version, error)
+        for slot, ref in desired.slots.items():
+            if slot not in self._states:
+                _LOG.warning("desired %d names slot '%s', which this vehicle does not have", desired.version, slot)
+                continue
+            self._step(slot, ev.Desired(ref, desired.policy, desired.version))
+
+    def _take_switched(self, switched: Switched) -> None:
+        if switched.ok and switched.slot in self._states:
+            self._running[switched.slot] = RunningSlot(
+                task=self._slots[switched.slot].task,
+                ref=switched.ref,
+                runtime=switched.runtime,
+                precision=switched.precision,
+                providers=switched.providers,
+            )
+        self._step(switched.slot, ev.Switched(switched.ref, switched.ok, switched.error))
+
+    def _step_all(self, event: ev.Event) -> None:
+        for slot in self._states:
+            self._step(slot, event)
+
+    def _step(self, slot: str, event: ev.Event) -> None:
+        if slot not in self._states:
+            _LOG.warning("drive names slot '%s', which the profile does not have", slot)
+            return
+        pending: deque[ev.Event] = deque([event])
+        while pending:
+            before = self._states[slot]
+            after, actions = step(before, pending.popleft(), self._mono())
+            self._states[slot] = after
+            if after.phase is not before.phase:
+                _note(slot, before, after)
+                if after.phase in ENDED:
+                    self._jobs.put(None)
+            for action in actions:
+                answer = self._perform(slot, action)
+                if answer is not None:
+                    pending.append(answer)
+
+    def _perform(self, slot: str, action: ev.Action) -> ev.Event | None:
+        """Do what is short and answer it; hand what is long to the worker."""
+        if isinstance(action, ev.Switch):
+            self._switch(slot, action.ref, str(self._store.version_directory(action.ref)))
+        elif isinstance(action, ev.RecordRefused):
+            try:
+                self._store.refuse(slot, action.ref, action.error)
+            except RetryLaterError as error:
+                _LOG.error("slot %s: the refusal cannot be remembered: %s", slot, error)
+        elif isinstance(action, ev.BeginTrial | ev.Confirm | ev.TakeBack):
+            return self._store_trial(slot, action)
+        else:
+            self._jobs.put((slot, action))
+        return None
+
+    def _store_trial(self, slot: str, action: ev.BeginTrial | ev.Confirm | ev.TakeBack) -> ev.Event:
+        try:
+            if isinstance(action, ev.BeginTrial):
+                self._store.begin_trial(slot, action.ref, action.policy)
+                return ev.TrialBegun(action.attempt)
+            if isinstance(action, ev.Confirm):
+                return ev.Stored(action.attempt, self._store.confirm(slot, action.ref))
+            return ev.Stored(action.attempt, self._store.take_back(slot, action.ref, action.error))
+        except ConflictError as error:
+            if isinstance(action, ev.BeginTrial):
+                return self._failed(action.attempt, error)
+            return ev.Stored(action.attempt, self._store.slot(slot))  # drive has ended the trial
+        except RoadloopError as error:
+            return self._failed(action.attempt, error)
+
+    # The worker.
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            job = self._jobs.get()
+            if job is None:
+                self._collect_garbage()
+                continue
+            slot, action = job
+            if not self._is_given_up(slot, action.attempt):
+                self._inputs.put(_ForSlot(slot, self._run(slot, action)))
+
+    def _run(self, slot: str, action: _LongAction) -> ev.Event:
+        try:
+            return self._do(slot, action)
+        except MetadataError as error:
+            return ev.Refused(action.attempt, error_info(error), final=False)
+        except ConfigError as error:
+            return self._failed(action.attempt, error)
+        except BadInputError as error:
+            return ev.Refused(action.attempt, error_info(error))
+        except (RoadloopError, OSError) as error:
+            return self._failed(action.attempt, error)
+        except Exception as error:  # noqa: BLE001 (a fault of the agent is reported like any other)
+            _LOG.exception("slot %s: %s of release %d", slot, type(action).__name__, action.ref.release)
+            return self._failed(action.attempt, error)
+
+    def _do(self, slot: str, action: _LongAction) -> ev.Event:
+        variant = self._slots[slot].variant
+
+        def cancelled() -> bool:
+            return self._is_given_up(slot, action.attempt)
+
+        if isinstance(action, ev.Fetch):
+            self._collect_garbage()  # the download may need the room
+            self._delivery.fetch(
+                action.ref,
+                variant,
+                cancelled=cancelled,
+                progress=_Progress(lambda done, total: self._progress(slot, action.attempt, done, total), self._mono),
+                bytes_per_s=action.policy.fetch_bytes_per_s,
+            )
+            return ev.FetchDone(action.attempt)
+        if isinstance(action, ev.Test):
+            self._selftest(self._delivery.directory(action.ref), variant, cancelled)
+            return ev.TestPassed(action.attempt)
+        self._store.install(slot, action.ref, self._delivery.directory(action.ref))
+        return ev.Installed(action.attempt)
+
+    def _progress(self, slot: str, attempt: int, done: int, total: int) -> None:
+        self._inputs.put(_ForSlot(slot, ev.Progress(attempt, done, total)))
+
+    def _collect_garbage(self) -> None:
+        """Runs in the worker, so nothing is being installed meanwhile."""
+        states = list(self._states.values())
+        wanted = [state.target for state in states if state.target is not None and state.phase not in ENDED]
+        try:
+            self._delivery.discard(wanted)
+            self._store.collect_garbage(wanted)
+        except (RoadloopError, OSError) as error:
+            _LOG.error("garbage stays for now: %s", error)
+
+    def _is_given_up(self, slot: str, attempt: int) -> bool:
+        return self._stopping.is_set() or self._states[slot].attempt != attempt
+
+    def _failed(self, attempt: int, error: Exception) -> ev.Failed:
+        return ev.Failed(attempt, error_info(error), self._random())
+
+    # Reporting.
+
+    def _tell(self) -> None:
+        slots = {slot: self._view(slot, state) for slot, state in self._states.items()}
+        if slots == self._reported:
+            return
+        self._reported = slots
+        try:
+            self._report(dict(slots))
+        except Exception:  # noqa: BLE001
+            _LOG.exception("reporting failed")  # and changes nothing: the next report says all of it again
+
+    def _view(self, slot: str, state: SlotUpdate) -> ReportedSlot:
+        spec, running = self._slots[slot], self._running.get(slot)
+        error: ErrorInfo | None = state.error or (running.error if running is not None else None)
+        return ReportedSlot(
+            task=spec.task,
+            running=state.running,
+            runtime=running.runtime if running is not None else spec.runtime,
+            precision=running.precision if running is not None else spec.precision,
+            providers=running.providers if running is not None else (),
+            state=state.phase.reported,
+            target=state.target,
+            error=error,
+            blocks_done=state.blocks_done,
+            blocks_total=state.blocks_total,
+        )
+
+
+class _Progress:
+    """Passes progress on at every tenth and every second, and at both ends."""
+
+    def __init__(self, tell: Callable[[int, int], None], mono: Callable[[], float]) -> None:
+        self._tell = tell
+        self._mono = mono
+        self._told = -1
+        self._told_s = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = self._mono()
+        at_end = done in (0, total)
+        if at_end or done - self._told >= _PROGRESS_STEP * total or now_s - self._told_s >= _PROGRESS_S:
+            self._told, self._told_s = done, now_s
+            self._tell(done, total)
+
+
+def _note(slot: str, before: SlotUpdate, after: SlotUpdate) -> None:
+    release = after.target.release if after.target is not None else after.confirmed.release
+    reason = f" ({after.error.code}: {after.error.detail})" if after.error is not None else ""
+    _LOG.info("slot %s: %s -> %s, release %d%s", slot, before.phase.label, after.phase.label, release, reason)
