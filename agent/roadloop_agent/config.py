@@ -121,18 +121,17 @@ class SpeedsCsvSource(_Source, frozen=True, kw_only=True, tag="speeds-csv"):
 
 
 class MadeSignsSource(_Source, frozen=True, kw_only=True, tag="made-signs"):
-    """Seeded images of a sign-like disc on a noisy ground, for a vehicle without a camera."""
+    """Seeded drawings of signs, for a vehicle without a camera."""
 
     seed: int = 0
     count: Annotated[int, msgspec.Meta(ge=1)] = 1000
 
 
 class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
-    """Seeded speeds with two rush hours a day, for a vehicle without road data."""
+    """Seeded speeds of 207 sensors with two rush hours a day, for a vehicle without road data."""
 
     seed: int = 0
-    count: Annotated[int, msgspec.Meta(ge=1)] = 2016
-    sensors: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 207
+    days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
 
 
 SourceTable = ImagesSource | VideoSource | NpzSource | SpeedsCsvSource | MadeSignsSource | MadeSpeedsSource
@@ -203,6 +202,16 @@ class Config:
     def directory(self) -> Path:
         """The provisioning folder: where vehicle.toml lies."""
         return self.path.parent
+
+    @property
+    def spool_path(self) -> Path:
+        """Where the telemetry waits."""
+        return self.state_dir / "spool.sqlite"
+
+    @property
+    def cache_path(self) -> Path:
+        """Where the small state lies that can be rebuilt."""
+        return self.state_dir / "cache.sqlite"
 
     def source_path(self, source: SourceTable) -> Path | None:
         """Where a source's file lies; None where it is made."""

@@ -13,8 +13,6 @@ from sqlitedict import SqliteDict
 
 from roadloop_models.errors import NotFoundError
 
-CACHE_NAME = "cache.sqlite"
-
 
 class Cache:
     """Key -> JSON-able value. A file that does not open is begun anew."""

@@ -1,0 +1,341 @@
+"""The one place that builds objects and connects them: supervisor, drive, link.
+
+`python -m roadloop_agent.app drive|link|provision …` is how the supervisor starts its children. Imports are made where
+a process is built, so that each loads only its own: drive knows nothing of MQTT or TUF, link nothing of runtimes or
+OpenCV.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roadloop_agent.config import Config, SourceTable, load_config
+from roadloop_agent.heartbeat import Heartbeat
+from roadloop_agent.ipc import Pipe, make_socketpair
+from roadloop_agent.update.store import Store
+from roadloop_models import __version__
+from roadloop_models.errors import ConflictError, RoadloopError
+
+if TYPE_CHECKING:
+    from roadloop_agent.drive.frames import Item
+    from roadloop_agent.link.process import Mailroom
+    from roadloop_agent.update.service import UpdateService
+    from roadloop_models.preprocess import ImageArray
+
+_LOG = logging.getLogger(__name__)
+_LOCK_NAME = "agent.lock"
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from a slot that has its result; Python's default is 5 ms."""
+_SPOOL_JOIN_S = 2.0
+
+
+def setup_logging() -> None:
+    """To stderr, which systemd takes down."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def open_store(config: Config) -> Store:
+    """The versions of this vehicle."""
+    variants = {name: table.variant_key for name, table in config.profile.slots.items()}
+    return Store(config.state_dir / "store", variants, config.directory)
+
+
+# The supervisor.
+
+
+def run_agent(config_path: Path) -> None:
+    """`roadloop-agent run`: until SIGTERM or SIGINT.
+
+    Raises ConfigError where the configuration is wrong, TrustError or BundleError where the vehicle cannot be
+    provisioned, ConflictError where another agent runs on the same state.
+    """
+    from roadloop_agent.boot import next_boot
+    from roadloop_agent.sdnotify import Notifier
+    from roadloop_agent.supervisor import Supervisor
+
+    config = load_config(config_path)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    with _only_agent(config.state_dir):
+        _provision_apart(config)
+        drive_end, link_end = make_socketpair()
+        drive_fd, link_fd = drive_end.fileno(), link_end.fileno()
+
+        def command(role: str, pipe_fd: int, beat_fd: int) -> list[str]:
+            fds = ["--pipe", str(pipe_fd), "--beat", str(beat_fd), "--parent", str(os.getpid())]
+            return [*_child_command(role, config), *fds]
+
+        Supervisor(
+            drive_command=lambda beat: [
+                *command("drive", drive_fd, beat),
+                "--boot",
+                str(next_boot(config.state_dir, config.spool_path)),
+            ],
+            link_command=lambda beat: command("link", link_fd, beat),
+            pipe_fds=(drive_fd, link_fd),
+            notifier=Notifier(os.environ),
+            clock=time.monotonic,
+        ).run()
+
+
+def provision(config: Config) -> None:
+    """Check the releases that the vehicle came with against their signatures and install them; idempotent."""
+    from roadloop_agent.update.trust import verify_provisioned
+
+    open_store(config).provision(partial(verify_provisioned, config.directory / "trust"))
+
+
+def _provision_apart(config: Config) -> None:
+    """In a process of its own: what checks signatures needs more memory than the supervisor should ever have."""
+    if open_store(config).is_provisioned():
+        return
+    done = subprocess.run(_child_command("provision", config), check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def _child_command(role: str, config: Config) -> list[str]:
+    return [sys.executable, "-m", "roadloop_agent.app", role, "--config", str(config.path)]
+
+
+@contextlib.contextmanager
+def _only_agent(state_dir: Path) -> Iterator[None]:
+    with (state_dir / _LOCK_NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"{state_dir}: another agent runs on this state; stop it first") from error
+        yield
+
+
+# Drive.
+
+
+def run_drive(config: Config, boot: int, pipe_fd: int, beat_fd: int | None) -> None:
+    """The drive process, until SIGTERM."""
+    from roadloop_agent.drive.capture import Capture, Subscriber
+    from roadloop_agent.drive.frames import Mailbox
+    from roadloop_agent.drive.outbox import Outbox
+    from roadloop_agent.drive.process import Drive, heartbeat_parts
+    from roadloop_agent.drive.roll import CaptureRoll
+    from roadloop_agent.drive.slots import Slot
+
+    clock = time.monotonic
+    pipe = Pipe.from_fd(pipe_fd)
+    outbox = Outbox(pipe, boot, clock)
+    tables = config.profile.slots
+    roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
+    mailboxes = {name: Mailbox() for name in tables}
+    slots = [
+        Slot(name=name, table=table, mailbox=mailboxes[name], outbox=outbox, roll=roll, clock=clock)
+        for name, table in tables.items()
+    ]
+    captures = []
+    for name in dict.fromkeys(table.source for table in tables.values()):
+        source = config.profile.sources[name]
+        readers = {slot: table for slot, table in tables.items() if table.source == name}
+        captures.append(
+            Capture(
+                name=name,
+                open_items=_opener(source, config.source_path(source)),
+                rate_hz=source.rate_hz or max(table.rate_hz for table in readers.values()),
+                loop=source.loop,
+                lossless=source.pace == "as-consumed",
+                subscribers=[Subscriber(mailboxes[slot], 1.0 / table.rate_hz) for slot, table in readers.items()],
+                clock=clock,
+                wall_ms=_wall_ms,
+            )
+        )
+    drive = Drive(
+        boot=boot,
+        slots=slots,
+        captures=captures,
+        roll=roll,
+        outbox=outbox,
+        pipe=pipe,
+        versions=open_store(config),
+        heartbeat=Heartbeat(beat_fd, heartbeat_parts(tables, [capture.name for capture in captures]), clock),
+        health_period_s=config.telemetry.health_period_s,
+        clock=clock,
+        wall_ms=_wall_ms,
+    )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.freeze()
+    drive.run(_stop_on_sigterm())
+
+
+def _opener(source: SourceTable, path: Path | None) -> "Callable[[], Iterable[Item]]":
+    from roadloop_agent.drive.sources import open_source
+
+    return lambda: open_source(source, path)
+
+
+def _encode_image(image: "ImageArray") -> bytes:
+    from roadloop_agent.drive.sources.images import encode_png
+
+    return encode_png(image)
+
+
+# Link.
+
+
+def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
+    """The link process, until SIGTERM: what drive still sends is written down first."""
+    from roadloop_agent.link.batcher import Batcher
+    from roadloop_agent.link.cache import Cache
+    from roadloop_agent.link.intake import PipeReader
+    from roadloop_agent.link.mqtt import Endpoint, MqttLink, tls_context
+    from roadloop_agent.link.process import Link, Mailroom
+    from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
+    from roadloop_agent.link.spool import Spool
+
+    clock = time.monotonic
+    broker = config.broker
+    pipe = Pipe.from_fd(pipe_fd)
+    mailroom = Mailroom(pipe)
+    heartbeat = Heartbeat(beat_fd, ["owner", "reader"], clock)
+    spool = Spool(config.spool_path, config.spool.max_bytes, config.spool.retain_committed_s, clock())
+    cache = Cache(config.cache_path)
+    updates = build_updates(config, mailroom, clock)
+    session = Session(
+        config.vehicle_id,
+        secrets.token_hex(8),
+        spool,
+        random.SystemRandom().random,
+        SessionLimits(reconnect_min_s=broker.reconnect_min_s, reconnect_max_s=broker.reconnect_max_s),
+    )
+    transport = MqttLink(
+        Endpoint(broker.host, broker.port, config.vehicle_id, broker.keepalive_s),
+        tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key))),
+        [(channel.subscription(config.vehicle_id), channel.qos) for channel in SUBSCRIPTIONS],
+        mailroom.post,
+    )
+    link = Link(
+        vehicle=config.vehicle_id,
+        hardware=config.profile.hardware,
+        desired_version=updates.desired_version,
+        session=session,
+        transport=transport,
+        ledger=spool,
+        updates=updates,
+        mailroom=mailroom,
+        status=cache,
+        clock=clock,
+        beat=partial(heartbeat.beat, "owner"),
+    )
+    reader = PipeReader(
+        pipe=pipe,
+        sink=spool,
+        batcher=Batcher(config.telemetry.batch_samples, config.telemetry.batch_age_s, spool.known()),
+        dispatch=link.dispatch,
+        stored=mailroom.spool_changed,
+        clock=clock,
+        beat=partial(heartbeat.beat, "reader"),
+    )
+    stop = _stop_on_sigterm(mailroom.spool_changed)
+    thread = threading.Thread(target=reader.run, args=(stop,), name="pipe-reader", daemon=True)
+    updates.start()
+    thread.start()
+    link.run(stop)
+    thread.join(_SPOOL_JOIN_S)
+    link.close()
+    updates.stop()
+    spool.close()
+    cache.close()
+
+
+def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], float]") -> "UpdateService":
+    """The update service and all that it needs."""
+    from roadloop_agent.update.delivery import Delivery
+    from roadloop_agent.update.fetch import BlockFetcher
+    from roadloop_agent.update.selftest import SubprocessSelfTest
+    from roadloop_agent.update.service import SlotSpec, UpdateService
+    from roadloop_agent.update.trust import Trust
+
+    store = open_store(config)
+    fetcher = BlockFetcher(mailroom.send_fetch, clock)
+    trust = Trust(config.state_dir / "trust", config.directory / "trust", fetcher, lambda: datetime.now(UTC))
+    return UpdateService(
+        slots={name: SlotSpec(t.task, t.runtime, t.precision) for name, t in config.profile.slots.items()},
+        store=store,
+        delivery=Delivery(
+            staging=config.state_dir / "staging",
+            store=store,
+            trust=trust,
+            fetcher=fetcher,
+            agent_version=__version__,
+        ),
+        fetcher=fetcher,
+        selftest=SubprocessSelfTest(),
+        report=mailroom.report,
+        switch=mailroom.switch,
+        mono=clock,
+        random=random.SystemRandom().random,
+    )
+
+
+# What the children have in common.
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _stop_on_sigterm(wake: "Callable[[], None] | None" = None) -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        stop.set()
+        if wake is not None:
+            wake()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return stop
+
+
+def main(arguments: Sequence[str]) -> int:
+    """One child process; the exit code."""
+    parser = argparse.ArgumentParser(prog="roadloop_agent.app")
+    parser.add_argument("role", choices=["drive", "link", "provision"])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--pipe", type=int)
+    parser.add_argument("--beat", type=int)
+    parser.add_argument("--boot", type=int, default=0)
+    parser.add_argument("--parent", type=int)
+    options = parser.parse_args(arguments)
+    setup_logging()
+    if options.parent is not None:
+        from roadloop_agent.supervisor import die_with_parent
+
+        die_with_parent(options.parent)
+    try:
+        config = load_config(options.config)
+        if options.role == "provision":
+            provision(config)
+        elif options.role == "drive":
+            run_drive(config, options.boot, options.pipe, options.beat)
+        else:
+            run_link(config, options.pipe, options.beat)
+    except RoadloopError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""`roadloop-agent`: the vehicle's commands. Exit code 0 done, 1 failed, 2 bad input."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from roadloop_models import __version__
+from roadloop_models.errors import RoadloopError
+
+_ConfigPath = click.Path(path_type=Path, dir_okay=False)
+_Directory = click.Path(path_type=Path, file_okay=False)
+_CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=_ConfigPath,
+    default=Path("vehicle.toml"),
+    show_default=True,
+    help="The vehicle's configuration.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """An error of the catalogue is one line on stderr, and its exit code."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except RoadloopError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="roadloop-agent")
+def main() -> None:
+    """The vehicle: runs models, sends telemetry, takes updates."""
+
+
+@main.command(epilog="Example: roadloop-agent run --config /etc/roadloop/vehicle.toml")
+@_CONFIG
+@_one_line_errors
+def run(config_path: Path) -> None:
+    """Run the agent until SIGTERM or Ctrl-C."""
+    from roadloop_agent.app import run_agent, setup_logging
+
+    setup_logging()
+    run_agent(config_path)
+
+
+@main.command(epilog="Example: roadloop-agent validate --config van-1/vehicle.toml")
+@_CONFIG
+@_JSON
+@_one_line_errors
+def validate(config_path: Path, as_json: bool) -> None:
+    """Check configuration, certificates, sources and bundles; show what each slot would get."""
+    import msgspec
+
+    from roadloop_agent.app import open_store
+    from roadloop_agent.config import load_config
+    from roadloop_agent.validate import validate as check
+
+    config = load_config(config_path)
+    reports = check(config, open_store(config))
+    if as_json:
+        _print_json({"vehicle": config.vehicle_id, "slots": msgspec.to_builtins(reports)})
+        return
+    _print_table(
+        ("slot", "task", "release", "version", "variant", "source", "rate", "self-test", "providers"),
+        [
+            (
+                report.slot,
+                report.task,
+                str(report.release),
+                report.version,
+                report.variant,
+                report.source,
+                f"{report.rate_hz:g} Hz",
+                f"passed ({report.golden_worst_ratio:.0%} of what is allowed)",
+                ", ".join(report.providers),
+            )
+            for report in reports
+        ],
+    )
+
+
+@main.command(epilog="Example: roadloop-agent infer --bundle models/factory/traffic-sign --input sign.png -o out.jsonl")
+@click.option("--bundle", "bundle_dir", type=_Directory, required=True, help="The bundle's directory.")
+@click.option("--runtime", type=click.Choice(["onnx", "tflite"]), help="Default: the first that works here.")
+@click.option("--precision", type=click.Choice(["int8", "fp32"]), help="Default: int8 where the bundle has it.")
+@click.option(
+    "--input",
+    "input_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="An image, a folder of images, a video, an .npz of signs, or a CSV of speeds.",
+)
+@click.option("--output", "-o", "output_path", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@_JSON
+@_one_line_errors
+def infer(
+    *, bundle_dir: Path, runtime: str | None, precision: str | None, input_path: Path, output_path: Path, as_json: bool
+) -> None:
+    """Run a bundle over a file; writes one JSON line per item."""
+    from roadloop_agent.infer import infer_file, open_model
+
+    model = open_model(bundle_dir, runtime, precision)
+    with contextlib.closing(model):
+        lines = infer_file(model, input_path, output_path, _progress)
+        variant, providers = model.variant.key, model.runner.providers
+    if as_json:
+        _print_json({"lines": lines, "output": str(output_path), "variant": variant, "providers": list(providers)})
+    else:
+        click.echo(f"{lines} lines in {output_path} ({variant}, {', '.join(providers)})", err=True)
+
+
+@main.command(epilog="Example: roadloop-agent selftest --bundle models/factory/traffic-sign")
+@click.option("--bundle", "bundle_dir", type=_Directory, help="One bundle, all its variants.")
+@_CONFIG
+@_JSON
+@_one_line_errors
+def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
+    """Run the golden vectors of a bundle, or of everything that is installed here."""
+    import msgspec
+
+    from roadloop_agent.app import open_store
+    from roadloop_agent.config import load_config
+    from roadloop_agent.selftest import self_test
+    from roadloop_models.bundle import Bundle
+
+    if bundle_dir is not None:
+        bundle = Bundle.open(bundle_dir)
+        todo = [(bundle_dir, variant.key) for variant in bundle.manifest.variants]
+    else:
+        config = load_config(config_path)
+        store = open_store(config)
+        todo = [
+            (store.version_directory(ref), config.profile.slots[name].variant_key)
+            for name, state in store.read().slots.items()
+            if name in config.profile.slots
+            for ref in state.refs
+        ]
+    results = [self_test(directory, variant) for directory, variant in todo]
+    if as_json:
+        _print_json(msgspec.to_builtins(results))
+        return
+    _print_table(
+        ("task", "version", "variant", "vectors", "largest deviation"),
+        [
+            (
+                result.task,
+                result.version,
+                result.variant,
+                str(result.vectors),
+                f"{result.worst_ratio:.0%} of what is allowed",
+            )
+            for result in results
+        ],
+    )
+
+
+@main.command(epilog="Example: roadloop-agent status --config van-1/vehicle.toml --json")
+@_CONFIG
+@_JSON
+@_one_line_errors
+def status(config_path: Path, as_json: bool) -> None:
+    """Show slots, versions, spool and connection, as link last wrote them."""
+    from roadloop_agent.config import load_config
+    from roadloop_agent.link.cache import read_cache
+
+    config = load_config(config_path)
+    state = read_cache(config.cache_path, "status")
+    if as_json:
+        _print_json(state)
+        return
+    connection, spool = state["connection"], state["spool"]
+    click.echo(f"{state['vehicle']} ({state['hardware']}), agent {state['agent_version']}, boot {state['boot']}")
+    online = "connected" if connection["connected"] else f"not connected: {connection['last_error'] or 'not yet'}"
+    click.echo(f"broker: {online}; {connection['in_flight']} batches in flight")
+    click.echo(
+        f"spool: {spool['used_bytes'] / 1e6:.1f} MB, {spool['pending_samples']} samples to send, "
+        f"{spool['lost_samples']} declared lost and not yet accepted"
+    )
+    rows = []
+    for name, slot in state["slots"].items():
+        running, target = slot.get("running"), slot.get("target")
+        rows.append(
+            (
+                name,
+                slot["task"],
+                f"{running['release']} ({running['version']})" if running else "none",
+                f"{slot['runtime']}-{slot['precision']}",
+                slot["state"],
+                str(target["release"]) if target else "",
+                slot["error"]["detail"] if slot.get("error") else "",
+            )
+        )
+    _print_table(("slot", "task", "runs release", "variant", "update", "target", "error"), rows)
+
+
+@contextlib.contextmanager
+def _progress(items: Iterable[Any], count: int) -> Iterator[Iterable[Any]]:
+    """A bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield items
+        return
+    with click.progressbar(items, length=count, label="inferring", file=sys.stderr) as shown:
+        yield shown
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    main()

@@ -1,0 +1,69 @@
+"""Frames, and how a source's thread hands them to a slot's."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a source has: its own number of it, a name for people, and the data of the task."""
+
+    number: int
+    name: str
+    data: Any
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An item at the moment it was captured. `t_ms` is wall time: data, never compared with anything."""
+
+    number: int
+    t_mono_s: float
+    t_ms: int
+    data: Any
+
+
+class Mailbox:
+    """Room for one frame between a source and a slot."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._frame: Frame | None = None
+        self._dropped = 0
+        self._ended = False
+
+    def put_latest(self, frame: Frame) -> None:
+        """Leave the newest frame; one that nobody took is dropped and counted."""
+        with self._changed:
+            self._dropped += self._frame is not None
+            self._frame = frame
+            self._changed.notify()
+
+    def wait_until_taken(self, timeout_s: float) -> bool:
+        """Whether the slot has taken the last frame, waiting for at most `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._frame is None, timeout_s)
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The newest frame, waiting for at most `timeout_s`; None where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None, timeout_s)
+            frame, self._frame = self._frame, None
+            self._changed.notify()
+            return frame
+
+    def end(self) -> None:
+        """The source has nothing more to give."""
+        with self._changed:
+            self._ended = True
+
+    @property
+    def dropped(self) -> int:
+        """Frames dropped so far."""
+        return self._dropped
+
+    @property
+    def idle(self) -> bool:
+        """Whether the source has ended and its last frame was taken."""
+        return self._ended and self._frame is None

@@ -1,0 +1,95 @@
+"""A model made ready to drive, and what one frame becomes in it: preprocess, run, postprocess."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadloop_agent.drive.decide import SignDecision, sign_decision
+from roadloop_models import __version__
+from roadloop_models.bundle import Bundle, Variant
+from roadloop_models.bundle.golden import golden_inputs
+from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.errors import BundleError, FailedError
+from roadloop_models.preprocess import FloatArray, ImageArray, SpeedWindow
+from roadloop_models.runners import Runner, open_runner
+from roadloop_models.tasks import get_task
+
+_WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version in one runtime, and the functions on both sides of it. One thread runs it."""
+
+    ref: ReleaseRef | None
+    bundle: Bundle
+    variant: Variant
+    runner: Runner
+    preprocess: Any
+    postprocess: Any
+
+    @property
+    def release(self) -> int:
+        """The release number; 0 where the bundle was not installed as a release."""
+        return 0 if self.ref is None else self.ref.release
+
+    def see(self, image: ImageArray) -> SignDecision:
+        """Classify a uint8 RGB image [height, width, 3].
+
+        Raises ModelInputError where it is none, FailedError where the model answers with what is not finite.
+        """
+        outputs = self.runner.run(self.preprocess(image))
+        sign = self.postprocess(outputs)
+        decision = sign_decision(outputs[0].reshape(-1), sign.class_id, sign.label, sign.confidence)
+        if not np.isfinite(decision.confidence):
+            raise FailedError(f"{self.name} answers with values that are not finite")
+        return decision
+
+    def forecast(self, window: SpeedWindow) -> FloatArray:
+        """Forecast the steps after a window: float32 [sensors, horizon], mph.
+
+        Raises ModelInputError where the window has another shape, FailedError where the model answers with what is
+        not finite.
+        """
+        forecast: FloatArray = self.postprocess(self.runner.run(self.preprocess(window)))
+        if not np.isfinite(forecast).all():
+            raise FailedError(f"{self.name} answers with values that are not finite")
+        return forecast
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.bundle.manifest.task} {self.bundle.manifest.version} ({self.variant.key})"
+
+    def close(self) -> None:
+        """Release the runner."""
+        self.runner.close()
+
+
+def load_model(directory: Path, variant_key: str, ref: ReleaseRef | None = None) -> Model:
+    """Open one variant of a bundle and run it until it is warm.
+
+    Raises BundleError where it is damaged, not the one `ref` pins, or made for a newer agent; VariantMissingError;
+    RuntimeMissingError.
+    """
+    bundle = Bundle.open(directory, variant_key)
+    if ref is not None and bundle.manifest_sha256 != ref.manifest_sha256:
+        raise BundleError(f"{directory}: its manifest is not the one that release {ref.release} names")
+    wanted = bundle.manifest.min_agent_version
+    if _numbers(wanted) > _numbers(__version__):
+        raise BundleError(f"{directory}: needs agent {wanted} or newer, this is {__version__}")
+    variant = bundle.variant_by_key(variant_key)
+    task = get_task(bundle.manifest.task)
+    preprocess, postprocess = task.preprocessor(bundle.manifest), task.postprocessor(bundle)
+    runner = open_runner(bundle, variant)
+    inputs = golden_inputs(bundle.manifest.golden, tuple(tensor.shape for tensor in variant.inputs))[0]
+    for _ in range(_WARM_UP_RUNS):
+        runner.run(inputs)
+    return Model(ref, bundle, variant, runner, preprocess, postprocess)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,276 @@
+"""The drive process at work: the main thread loads models, answers link and watches; all else has its own thread."""
+
+import logging
+import resource
+import select
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from roadloop_agent.drive.capture import Capture
+from roadloop_agent.drive.outbox import Outbox
+from roadloop_agent.drive.pipeline import Model, load_model
+from roadloop_agent.drive.roll import CaptureRoll
+from roadloop_agent.drive.slots import Slot, health_row
+from roadloop_agent.heartbeat import Heartbeat
+from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, SlotHealth, Switch, Switched
+from roadloop_agent.update.state import SlotState
+from roadloop_agent.update.store import InstalledVersion, error_info
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.contract.streams import HEALTH
+from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
+
+_LOG = logging.getLogger(__name__)
+_WAIT_S = 0.05
+_FAREWELL_S = 1.5
+_LOADS_AT_START = 2
+
+
+class Versions(Protocol):
+    """The part of the store that drive uses."""
+
+    def load_for_start(self, slot: str) -> InstalledVersion:
+        """What to run now; spends a try of a trial."""
+
+    def take_back(self, slot: str, ref: ReleaseRef, error: ErrorInfo | None) -> SlotState:
+        """End a trial that could not even be loaded."""
+
+
+class Drive:
+    """Owns the slots, their sources and drive's end of the pipe."""
+
+    def __init__(
+        self,
+        *,
+        boot: int,
+        slots: Sequence[Slot],
+        captures: Sequence[Capture],
+        roll: CaptureRoll,
+        outbox: Outbox,
+        pipe: Pipe,
+        versions: Versions,
+        heartbeat: Heartbeat,
+        health_period_s: float,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._boot = boot
+        self._slots = {slot.name: slot for slot in slots}
+        self._captures = captures
+        self._roll = roll
+        self._outbox = outbox
+        self._pipe = pipe
+        self._versions = versions
+        self._heartbeat = heartbeat
+        self._health_period_s = health_period_s
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._health_due_s = clock()
+        self._errors: dict[str, ErrorInfo] = {}
+        self._switching: dict[str, Model] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Start everything, watch until `stop`, and send what is left."""
+        self._drain_pipe()
+        for slot in self._slots.values():
+            self._start_slot(slot)
+            self._heartbeat.beat("main")
+        threads = self._start_threads(stop)
+        self._say_hello()
+        while not stop.is_set():
+            self._heartbeat.beat("main")
+            self._listen()
+            self._settle_switches()
+            self._outbox.flush()
+            if self._clock() >= self._health_due_s:
+                self._say_health()
+        for thread in threads:
+            thread.join(_FAREWELL_S)
+        self._say_health()
+        self._outbox.say_produced(ended=True)
+        until_s = self._clock() + _FAREWELL_S
+        while not self._outbox.is_empty() and self._clock() < until_s:
+            select.select([], [self._pipe], [], _WAIT_S)
+
+    def _start_threads(self, stop: threading.Event) -> list[threading.Thread]:
+        def thread(name: str, run: Callable[[threading.Event, Callable[[], None]], None]) -> threading.Thread:
+            return threading.Thread(target=run, args=(stop, lambda: self._heartbeat.beat(name)), name=name, daemon=True)
+
+        threads = [thread(part_of_slot(name), slot.run) for name, slot in self._slots.items()]
+        threads += [thread(part_of_source(capture.name), capture.run) for capture in self._captures]
+        threads.append(thread(ROLL_PART, self._roll.run))
+        for each in threads:
+            each.start()
+        return threads
+
+    def _start_slot(self, slot: Slot) -> None:
+        """Load what the store says. A version on trial that does not load is taken back at once."""
+        for _ in range(_LOADS_AT_START):
+            try:
+                version = self._versions.load_for_start(slot.name)
+            except RoadloopError as error:
+                self._note(slot.name, error)
+                return
+            try:
+                slot.offer(load_model(version.directory, slot.table.variant_key, version.ref))
+            except RoadloopError as error:
+                self._note(slot.name, error)
+                if not version.on_trial:
+                    return
+                self._take_back(slot.name, version.ref, error)
+            else:
+                self._errors.pop(slot.name, None)
+                return
+
+    def _take_back(self, slot: str, ref: ReleaseRef, error: RoadloopError) -> None:
+        try:
+            self._versions.take_back(slot, ref, error_info(error))
+        except RetryLaterError as failure:
+            _LOG.error("slot %s: %s", slot, failure)
+
+    def _note(self, slot: str, error: RoadloopError) -> None:
+        _LOG.error("slot %s: %s", slot, error)
+        self._errors[slot] = error_info(error)
+
+    def _drain_pipe(self) -> None:
+        """What was asked of the drive before this one is over: this one begins with what the store says."""
+        while True:
+            try:
+                if self._pipe.receive_from_link() is None:
+                    return
+            except MessageError:
+                continue
+
+    def _listen(self) -> None:
+        readable, _, _ = select.select([self._pipe], [], [], _WAIT_S)
+        if not readable:
+            return
+        try:
+            message = self._pipe.receive_from_link()
+        except MessageError as error:
+            _LOG.error("from link: %s", error)
+            return
+        if isinstance(message, Attach):
+            self._say_hello()
+        elif isinstance(message, Switch):
+            self._switch(message)
+
+    def _switch(self, message: Switch) -> None:
+        """Load and warm the new version here, in the main thread; the slot takes it between two frames."""
+        slot = self._slots.get(message.slot)
+        if slot is None:
+            _LOG.error("from link: there is no slot '%s'", message.slot)
+            return
+        running = slot.running
+        if running is not None and running.ref == message.ref:
+            self._say_switched(slot, running)
+            return
+        try:
+            model = load_model(Path(message.bundle_dir), slot.table.variant_key, message.ref)
+        except RoadloopError as error:
+            _LOG.error("slot %s: %s", slot.name, error)
+            answer = Switched(
+                boot=self._boot,
+                slot=slot.name,
+                ref=message.ref,
+                ok=False,
+                runtime=slot.table.runtime,
+                precision=slot.table.precision,
+                error=error_info(error),
+            )
+            self._outbox.send(answer)
+            return
+        self._switching[slot.name] = model
+        slot.offer(model)
+
+    def _settle_switches(self) -> None:
+        for name, model in list(self._switching.items()):
+            if self._slots[name].running is model:
+                del self._switching[name]
+                self._errors.pop(name, None)
+                self._say_switched(self._slots[name], model)
+
+    def _say_switched(self, slot: Slot, model: Model) -> None:
+        assert model.ref is not None
+        self._outbox.send(
+            Switched(
+                boot=self._boot,
+                slot=slot.name,
+                ref=model.ref,
+                ok=True,
+                runtime=model.variant.runtime,
+                precision=model.variant.precision,
+                providers=model.runner.providers,
+            )
+        )
+
+    def _say_hello(self) -> None:
+        slots = {}
+        for name, slot in self._slots.items():
+            model = slot.running_or_offered
+            slots[name] = RunningSlot(
+                task=slot.table.task,
+                ref=None if model is None else model.ref,
+                runtime=slot.table.runtime,
+                precision=slot.table.precision,
+                providers=() if model is None else model.runner.providers,
+                error=self._errors.get(name),
+            )
+        self._outbox.send(Hello(boot=self._boot, slots=slots))
+
+    def _say_health(self) -> None:
+        self._health_due_s = self._clock() + self._health_period_s
+        rss_mb = _rss_mb()
+        source_errors = {capture.name: capture.error for capture in self._captures}
+        for index, (name, slot) in enumerate(self._slots.items()):
+            for tally in slot.collect():
+                if not tally.decisions and not tally.errors and tally.ref != _ref(slot.running):
+                    continue
+                source_error = source_errors.get(slot.table.source)
+                last_error = tally.last_error or (None if source_error is None else error_info(source_error))
+                self._outbox.sample(HEALTH, self._wall_ms(), health_row(index, tally, slot.dropped, rss_mb))
+                self._outbox.send(
+                    SlotHealth(
+                        boot=self._boot,
+                        slot=name,
+                        ref=tally.ref,
+                        decisions=tally.decisions,
+                        errors=tally.errors,
+                        latency_mean_us=tally.latency_mean_us,
+                        latency_max_us=tally.latency_max_us,
+                        confidence_mean=tally.confidence_mean,
+                        dropped=slot.dropped,
+                        idle=slot.idle,
+                        last_error=last_error,
+                    )
+                )
+        self._outbox.say_produced()
+
+
+ROLL_PART = "roll"
+
+
+def part_of_slot(name: str) -> str:
+    """The name of a slot's thread, in the heartbeat too."""
+    return f"slot-{name}"
+
+
+def part_of_source(name: str) -> str:
+    """The name of a source's thread, in the heartbeat too."""
+    return f"source-{name}"
+
+
+def heartbeat_parts(slots: Iterable[str], sources: Iterable[str]) -> list[str]:
+    """Every thread of drive that must make progress."""
+    return ["main", ROLL_PART, *map(part_of_slot, slots), *map(part_of_source, sources)]
+
+
+def _ref(model: Model | None) -> ReleaseRef | None:
+    return None if model is None else model.ref
+
+
+def _rss_mb() -> float:
+    """Resident memory of this process (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6

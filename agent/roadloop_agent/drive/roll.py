@@ -1,0 +1,101 @@
+"""Captured frames: encoded and sent by a thread of their own, so that no slot waits for a PNG."""
+
+import hashlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from roadloop_agent.drive.decide import ByteBudget
+from roadloop_agent.drive.frames import Frame
+from roadloop_agent.drive.outbox import Outbox
+from roadloop_agent.ipc import Captured
+from roadloop_models.contract.channels import BLOCK_BYTES
+from roadloop_models.errors import RoadloopError
+from roadloop_models.preprocess import ImageArray
+
+_LOG = logging.getLogger(__name__)
+MAX_ITEM_BYTES = 8 << 20
+_QUEUED = 32
+_WAIT_S = 0.1
+_MEDIA_TYPE = "image/png"
+
+
+@dataclass(frozen=True)
+class _Shot:
+    slot: str
+    task: str
+    frame: Frame
+    about_stream: str
+    about_seq: int
+
+
+class CaptureRoll:
+    """A short queue between the slots and the encoder, and the byte budget of each slot."""
+
+    def __init__(
+        self, boot: int, outbox: Outbox, budgets: Mapping[str, int], encode: Callable[[ImageArray], bytes]
+    ) -> None:
+        """`budgets`: slot -> bytes a second; `encode` makes the file of an image."""
+        self._boot = boot
+        self._outbox = outbox
+        self._encode = encode
+        self._budgets = {slot: ByteBudget(bytes_per_s) for slot, bytes_per_s in budgets.items()}
+        self._shots: queue.Queue[_Shot] = queue.Queue(_QUEUED)
+        self._lock = threading.Lock()
+
+    def has_room(self, slot: str, now_s: float) -> bool:
+        """Whether another frame of this slot would be sent."""
+        with self._lock:
+            return not self._shots.full() and self._budgets[slot].allows(now_s)
+
+    def add(self, slot: str, task: str, frame: Frame, about_stream: str, about_seq: int) -> None:
+        """Send this frame, about that sample."""
+        try:
+            self._shots.put_nowait(_Shot(slot, task, frame, about_stream, about_seq))
+        except queue.Full:
+            self._outbox.dropped_items += 1
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """The encoder's thread: until `stop`, and until the queue is empty."""
+        while True:
+            beat()
+            try:
+                shot = self._shots.get(timeout=_WAIT_S)
+            except queue.Empty:
+                if stop.is_set():
+                    return
+                continue
+            try:
+                self._send(shot)
+            except RoadloopError as error:
+                _LOG.error("slot %s: %s", shot.slot, error)
+
+    def _send(self, shot: _Shot) -> None:
+        content = self._encode(shot.frame.data)
+        with self._lock:
+            self._budgets[shot.slot].spend(len(content))
+        if len(content) > MAX_ITEM_BYTES:
+            _LOG.error("slot %s: a captured frame of %d bytes is not sent", shot.slot, len(content))
+            return
+        sha256 = hashlib.sha256(content).hexdigest()
+        pieces = [content[start : start + BLOCK_BYTES] for start in range(0, len(content), BLOCK_BYTES)]
+        self._outbox.offer(
+            [
+                Captured(
+                    boot=self._boot,
+                    sha256=sha256,
+                    size_bytes=len(content),
+                    media_type=_MEDIA_TYPE,
+                    task=shot.task,
+                    about_stream=shot.about_stream,
+                    about_seq=shot.about_seq,
+                    t_ms=shot.frame.t_ms,
+                    n=n,
+                    blocks=len(pieces),
+                    data=piece,
+                )
+                for n, piece in enumerate(pieces)
+            ]
+        )

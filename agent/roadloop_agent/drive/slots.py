@@ -1,0 +1,223 @@
+"""A slot: one inference thread that takes frames from its source's mailbox and turns them into telemetry."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from roadloop_agent.config import SlotTable
+from roadloop_agent.drive import decide
+from roadloop_agent.drive.frames import Frame, Mailbox
+from roadloop_agent.drive.outbox import Outbox
+from roadloop_agent.drive.pipeline import Model
+from roadloop_agent.drive.roll import CaptureRoll
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.contract.streams import ROAD_SPEED, SIGN_DECISION, SPEED_DECISION
+from roadloop_models.errors import RoadloopError
+
+_LOG = logging.getLogger(__name__)
+_WAIT_S = 0.1
+
+
+@dataclass
+class Tally:
+    """What a slot did with one version since the last look."""
+
+    ref: ReleaseRef | None
+    decisions: int = 0
+    errors: int = 0
+    latency_sum_us: float = 0.0
+    latency_max_us: float = 0.0
+    confidence_sum: float = 0.0
+    confidence_count: int = 0
+    last_error: ErrorInfo | None = None
+
+    def add(self, latency_us: float, confidence: float | None) -> None:
+        """Count one decision."""
+        self.decisions += 1
+        self.latency_sum_us += latency_us
+        self.latency_max_us = max(self.latency_max_us, latency_us)
+        if confidence is not None:
+            self.confidence_sum += confidence
+            self.confidence_count += 1
+
+    @property
+    def latency_mean_us(self) -> float:
+        """Mean latency; 0 without decisions."""
+        return self.latency_sum_us / self.decisions if self.decisions else 0.0
+
+    @property
+    def confidence_mean(self) -> float | None:
+        """Mean confidence; None where the task has none."""
+        return self.confidence_sum / self.confidence_count if self.confidence_count else None
+
+
+@dataclass
+class _Board:
+    """What the slot's thread and the main thread share."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    offered: Model | None = None
+    running: Model | None = None
+    tally: Tally = field(default_factory=lambda: Tally(None))
+    finished: list[Tally] = field(default_factory=list)
+
+
+class Slot:
+    """See the module. Another version is offered by the main thread and taken at a frame boundary."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        table: SlotTable,
+        mailbox: Mailbox,
+        outbox: Outbox,
+        roll: CaptureRoll,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.table = table
+        self._mailbox = mailbox
+        self._outbox = outbox
+        self._roll = roll
+        self._clock = clock
+        self._board = _Board()
+        self._frames = 0
+        self._process = {"traffic-sign": self._sign, "traffic-speed": self._speed}[table.task]
+
+    def offer(self, model: Model) -> None:
+        """Run this from the next frame on."""
+        with self._board.lock:
+            replaced, self._board.offered = self._board.offered, model
+        if replaced is not None:
+            replaced.close()
+
+    @property
+    def running(self) -> Model | None:
+        """The model in use."""
+        return self._board.running
+
+    @property
+    def running_or_offered(self) -> Model | None:
+        """The model in use, or before the first frame the one that will be."""
+        with self._board.lock:
+            return self._board.offered or self._board.running
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the slot was too slow for, so far."""
+        return self._mailbox.dropped
+
+    @property
+    def idle(self) -> bool:
+        """Whether the source has ended and every frame of it was taken."""
+        return self._mailbox.idle
+
+    def collect(self) -> list[Tally]:
+        """What was counted since the last call: one tally for each version that ran, the present one last."""
+        board = self._board
+        with board.lock:
+            tallies = [*board.finished, board.tally]
+            board.finished, board.tally = [], Tally(board.tally.ref)
+        return tallies
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """The inference thread, until `stop`."""
+        while not stop.is_set():
+            beat()
+            self._swap()
+            frame = self._mailbox.take(_WAIT_S)
+            if frame is not None:
+                self._take(frame)
+        if self._board.running is not None:
+            self._board.running.close()
+
+    def _swap(self) -> None:
+        board = self._board
+        if board.offered is None:
+            return
+        with board.lock:
+            model, board.offered = board.offered, None
+            before, board.running = board.running, model
+            board.finished.append(board.tally)
+            board.tally = Tally(model.ref if model is not None else None)
+        if before is not None and before is not model:
+            before.close()
+
+    def _take(self, frame: Frame) -> None:
+        model = self._board.running
+        self._frames += 1
+        try:
+            latency_us, confidence = self._process(frame, model)
+        except RoadloopError as error:
+            self._fail(error.code, str(error))
+        except Exception as error:  # noqa: BLE001 (a runtime may raise anything; the slot goes on with the next frame)
+            self._fail("failed", f"{type(error).__name__}: {error}")
+        else:
+            if latency_us is not None:
+                with self._board.lock:
+                    self._board.tally.add(latency_us, confidence)
+
+    def _fail(self, code: str, detail: str) -> None:
+        with self._board.lock:
+            tally = self._board.tally
+            tally.errors += 1
+            first = tally.last_error is None
+            tally.last_error = ErrorInfo(code=code, detail=detail[:500])
+        if first:
+            _LOG.error("slot %s: %s", self.name, detail)
+
+    def _sign(self, frame: Frame, model: Model | None) -> tuple[float | None, float | None]:
+        if model is None:
+            return None, None
+        started_ns = time.perf_counter_ns()
+        decision = model.see(frame.data)
+        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
+        capture = self.table.capture
+        wanted = decide.wants_capture(decision.confidence, self._frames, capture.below_confidence, capture.every)
+        captured = wanted and self._roll.has_room(self.name, self._clock())
+        row = decide.sign_row(
+            decision,
+            item=frame.number,
+            latency_us=latency_us,
+            release=model.release,
+            captured=captured,
+            dropped=self._mailbox.dropped,
+        )
+        seq = self._outbox.sample(SIGN_DECISION, frame.t_ms, row)
+        if captured:
+            self._roll.add(self.name, self.table.task, frame, SIGN_DECISION.name, seq)
+        return latency_us, decision.confidence
+
+    def _speed(self, frame: Frame, model: Model | None) -> tuple[float | None, float | None]:
+        step = frame.data
+        for row in decide.speed_observations(step.step, step.observed_mph):
+            self._outbox.sample(ROAD_SPEED, frame.t_ms, row)
+        if model is None or step.window is None:
+            return None, None
+        started_ns = time.perf_counter_ns()
+        forecast_mph = model.forecast(step.window)
+        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
+        row = decide.speed_row(
+            forecast_mph, step.observed_mph, step=step.step, latency_us=latency_us, release=model.release
+        )
+        self._outbox.sample(SPEED_DECISION, frame.t_ms, row)
+        return latency_us, None
+
+
+def health_row(index: int, tally: Tally, dropped: int, rss_mb: float) -> list[float]:
+    """A sample of the stream health."""
+    release = math.nan if tally.ref is None else float(tally.ref.release)
+    return [
+        float(index),
+        release,
+        float(tally.decisions),
+        float(tally.errors),
+        tally.latency_mean_us,
+        tally.latency_max_us,
+        float(dropped),
+        rss_mb,
+    ]

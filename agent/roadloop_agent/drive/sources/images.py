@@ -1,0 +1,152 @@
+"""Images: files, video, and the npz of concatenated PNGs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from roadloop_agent.config import selected
+from roadloop_agent.drive.frames import Item
+from roadloop_models.errors import DataError
+from roadloop_models.preprocess import ImageArray
+from roadloop_models.tasks.files import read_arrays
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
+
+
+class Images:
+    """One image file, or those of a folder in the order of their names. The number is the place in that order."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError where there is no image."""
+        if path.is_dir():
+            self.paths = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+            if not self.paths:
+                raise DataError(f"{path}: has no images ({', '.join(SUFFIXES)})")
+        elif path.is_file():
+            self.paths = [path]
+        else:
+            raise DataError(f"{path}: no such image or folder")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Item]:
+        for number, path in enumerate(self.paths):
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                raise DataError(f"{path}: not an image that OpenCV reads, or truncated")
+            yield Item(number, str(path), _rgb(image))
+
+
+class Video:
+    """A video file; the number is the frame's."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError where it cannot be opened."""
+        if not path.exists():
+            raise DataError(f"{path}: no such video")
+        self.path = path
+        probe = self._open()
+        self._length = max(0, int(probe.get(cv2.CAP_PROP_FRAME_COUNT)))
+        probe.release()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        capture = self._open()
+        try:
+            number = 0
+            while True:
+                there_is_one, image = capture.read()
+                if not there_is_one:
+                    break
+                yield Item(number, f"{self.path}#{number}", _rgb(image))
+                number += 1
+        finally:
+            capture.release()
+        if number == 0:
+            raise DataError(f"{self.path}: no frame can be decoded")
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            raise DataError(f"{self.path}: not a video that OpenCV reads")
+        return capture
+
+
+class NpzImages:
+    """Rows of an npz with `png` (concatenated PNG files), `offset`, and where it splits by track `track`.
+
+    The number of a frame is its row in the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        first_row: int = 0,
+        last_row: int | None = None,
+        tracks: tuple[int, ...] | None = None,
+        select: str | None = None,
+    ) -> None:
+        """Raises DataError naming file and field."""
+        self.path = path
+        arrays = read_arrays(path, {"png": "u", "offset": "iu"})
+        self._png: npt.NDArray[np.uint8] = arrays["png"].astype(np.uint8, copy=False)
+        self._offset = arrays["offset"].astype(np.int64)
+        if self._offset.ndim != 1 or len(self._offset) < 2 or not _cuts(self._offset, len(self._png)):
+            raise DataError(f"{path}: field 'offset' does not cut the {len(self._png)} bytes of 'png' into images")
+        count = len(self._offset) - 1
+        rows = np.arange(count)
+        wanted = (rows >= first_row) & (rows <= (count - 1 if last_row is None else last_row))
+        part, of = selected(select)
+        with np.load(path, allow_pickle=False) as archive:
+            has_tracks = "track" in archive.files
+        track = read_arrays(path, {"track": "iu"})["track"].astype(np.int64) if has_tracks else rows
+        if len(track) != count:
+            raise DataError(f"{path}: field 'track' has {len(track)} rows for {count} images")
+        if tracks is not None:
+            wanted &= np.isin(track, np.array(tracks, dtype=np.int64))
+        self.rows = rows[wanted & (track % of == part)]
+        if not len(self.rows):
+            raise DataError(f"{path}: none of its {count} rows is selected")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Item]:
+        for row in self.rows.tolist():
+            image = cv2.imdecode(self._png[self._offset[row] : self._offset[row + 1]], cv2.IMREAD_COLOR)
+            if image is None:
+                raise DataError(f"{self.path}: field 'png': row {row} is not an image")
+            yield Item(row, f"{self.path}#{row}", _rgb(image))
+
+
+def made(count: int, seed: int) -> Iterator[Item]:
+    """Drawn signs, another each time; the same for the same seed."""
+    from roadloop_models.tasks.made_signs import made_signs
+
+    images = made_signs(1, 1, seed).images
+    order = np.random.default_rng(seed)
+    for number in range(count):
+        yield Item(number, f"made#{number}", images[int(order.integers(len(images)))])
+
+
+def encode_png(image: ImageArray) -> bytes:
+    """The PNG file of a uint8 RGB image."""
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DataError(f"an image of {list(image.shape)} cannot be encoded")
+    return bytes(encoded)
+
+
+def _rgb(image: npt.NDArray[np.uint8]) -> ImageArray:
+    converted: ImageArray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return converted
+
+
+def _cuts(offset: npt.NDArray[np.int64], size_bytes: int) -> bool:
+    return bool(offset[0] == 0 and offset[-1] == size_bytes and (np.diff(offset) > 0).all())

@@ -1,0 +1,101 @@
+"""`roadloop-agent validate`: everything that would stop a vehicle, found before it drives."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadloop_agent.config import Config, SlotTable
+from roadloop_agent.drive.pipeline import load_model
+from roadloop_agent.drive.sources import open_source
+from roadloop_agent.selftest import self_test
+from roadloop_agent.update.store import RELEASES_NAME, ProvisionedReleases, Store
+from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class SlotReport:
+    """What one slot would get."""
+
+    slot: str
+    task: str
+    variant: str
+    source: str
+    rate_hz: float
+    release: int
+    version: str
+    providers: tuple[str, ...]
+    golden_worst_ratio: float
+
+
+def validate(config: Config, store: Store) -> list[SlotReport]:
+    """Check certificates, sources, signatures and bundles; load every model.
+
+    Raises ConfigError, DataError, TrustError, BundleError, GoldenMismatchError or RuntimeMissingError for the first
+    thing that is wrong.
+    """
+    from roadloop_agent.link.mqtt import tls_context
+    from roadloop_agent.update.trust import verify_provisioned
+
+    broker = config.broker
+    tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key)))
+    versions = _versions(config, store)
+    if not store.is_provisioned():
+        verify_provisioned(config.directory / "trust", [ref for ref, _ in versions.values()])
+    for name in {table.source for table in config.profile.slots.values()}:
+        _check_source(config, name)
+    return [_check_slot(name, table, *versions[name]) for name, table in config.profile.slots.items()]
+
+
+def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -> SlotReport:
+    if ref.task != table.task:
+        raise ConfigError(f"slots.{name}: is for {table.task}, its release is of {ref.task}")
+    model = load_model(directory, table.variant_key, ref)
+    with contextlib.closing(model):
+        providers = model.runner.providers
+    return SlotReport(
+        slot=name,
+        task=table.task,
+        variant=table.variant_key,
+        source=table.source,
+        rate_hz=table.rate_hz,
+        release=ref.release,
+        version=ref.version,
+        providers=providers,
+        golden_worst_ratio=self_test(directory, table.variant_key).worst_ratio,
+    )
+
+
+def _check_source(config: Config, name: str) -> None:
+    source = config.profile.sources[name]
+    try:
+        first = next(iter(open_source(source, config.source_path(source))), None)
+    except DataError as error:
+        raise DataError(f"sources.{name}: {error}") from error
+    if first is None:
+        raise DataError(f"sources.{name}: has nothing to give")
+
+
+def _versions(config: Config, store: Store) -> dict[str, tuple[ReleaseRef, Path]]:
+    """Slot -> the release that it would run, and where that lies."""
+    slots = config.profile.slots
+    if store.is_provisioned():
+        refs = {name: state.trial or state.confirmed for name, state in store.read().slots.items() if name in slots}
+        return {name: (ref, store.version_directory(ref)) for name, ref in refs.items()}
+    releases = read_releases(config.directory)
+    for name in slots:
+        if name not in releases:
+            raise ConfigError(f"{config.directory / RELEASES_NAME}: no release for slot '{name}'")
+    folder = config.directory / "releases"
+    return {name: (releases[name], folder / releases[name].manifest_sha256) for name in slots}
+
+
+def read_releases(directory: Path) -> dict[str, ReleaseRef]:
+    """The releases that a vehicle was provisioned with. Raises ConfigError."""
+    import msgspec
+
+    path = directory / RELEASES_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ProvisionedReleases).slots
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}; provision the vehicle anew") from error
