@@ -1,0 +1,298 @@
+"""Jobs: work in a table, done by whoever holds its lease.
+
+A job is done at least once: a worker that dies loses its lease, and another one takes the job up. Its steps are
+recorded as they finish, so the next attempt goes on after the last of them; a step itself must be repeatable.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from roadloop_cloud.store.database import Database, now_utc
+from roadloop_cloud.store.fleet_tables import Job
+from roadloop_models.errors import BadInputError, ConflictError, NotFoundError, RoadloopError
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+ENDED = (DONE, FAILED, CANCELLED)
+MAX_ATTEMPTS = 3
+LEASE = timedelta(seconds=30)
+_FIRST_PAUSE_S = 5.0
+_RECORD_EVERY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class LeaseLostError(RoadloopError):
+    """The job was cancelled, or another worker has taken it up because this one did not renew in time."""
+
+    code = "lease-lost"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job under a lease."""
+
+    id: int
+    kind: str
+    spec: dict[str, Any]
+    steps: dict[str, Any]
+    attempt: int
+    owner: str
+
+
+class Jobs:
+    """Application service on the job table; all of it may be called from any process and thread."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime] = now_utc, lease: timedelta = LEASE) -> None:
+        """`now` is wall time: leases are shared between processes."""
+        self._database = database
+        self._now = now
+        self.lease = lease
+
+    def add(self, kind: str, spec: dict[str, Any], *, owner: str | None = None) -> int:
+        """Queue a job, or with `owner` begin it under that worker's lease. Returns its id."""
+        now = self._now()
+        row = Job(
+            kind=kind,
+            spec=spec,
+            state=QUEUED if owner is None else RUNNING,
+            attempts=0 if owner is None else 1,
+            not_before=now,
+            lease_owner=owner,
+            lease_until=None if owner is None else now + self.lease,
+            steps={},
+            created=now,
+        )
+        with self._database.transaction() as session:
+            session.add(row)
+        return row.id
+
+    def add_periodic(self, kind: str) -> None:
+        """Queue a job unless one of its kind has not ended yet; of those that have, only failures are kept."""
+        with self._database.transaction() as session:
+            session.execute(delete(Job).where(Job.kind == kind, Job.state == DONE))
+            waiting = session.scalar(select(Job.id).where(Job.kind == kind, Job.state.not_in(ENDED)).limit(1))
+        if waiting is None:
+            self.add(kind, {})
+
+    def claim(self, owner: str, kinds: Sequence[str]) -> Held | None:
+        """The oldest job that is due, now leased to `owner`; also one whose worker let its lease run out."""
+        now = self._now()
+        due = or_(Job.state == QUEUED, (Job.state == RUNNING) & (Job.lease_until < now))
+        query = select(Job).where(Job.kind.in_(kinds), Job.not_before <= now, due).order_by(Job.not_before, Job.id)
+        with self._database.transaction() as session:
+            # Each worker locks another row; SQLite has only the one lock of the whole transaction.
+            while (row := session.scalars(query.limit(1).with_for_update(skip_locked=True)).first()) is not None:
+                if row.attempts < MAX_ATTEMPTS:
+                    row.state, row.lease_owner, row.lease_until = RUNNING, owner, now + self.lease
+                    row.attempts += 1
+                    return _held(row)
+                row.state, row.finished, row.lease_until = FAILED, now, None
+                row.error = {"code": "abandoned", "detail": f"{row.attempts} workers ended without a word"}
+                session.flush()
+        return None
+
+    def held(self, job_id: int) -> Held:
+        """A job that this caller began itself."""
+        with self._database.reading() as session:
+            return _held(_get(session, job_id))
+
+    def renew(self, job: Held) -> bool:
+        """Hold the lease for longer; False where it is lost."""
+        return self._write(job, lease_until=self._now() + self.lease)
+
+    def record_progress(self, job: Held, text: str, done: float | None) -> None:
+        """For people who watch. Raises LeaseLostError."""
+        self._must(self._write(job, progress={"text": text, "done": done}), job)
+
+    def record_step(self, job: Held, name: str, result: Any) -> None:
+        """Keep the result of a finished step (JSON). Raises LeaseLostError."""
+        with self._database.transaction() as session:
+            row = _get(session, job.id, lock=True)
+            self._must(row.state == RUNNING and row.lease_owner == job.owner, job)
+            row.steps = {**row.steps, name: result}
+        job.steps[name] = result
+
+    def complete(self, job: Held, result: dict[str, Any]) -> bool:
+        """End it well; False where the lease is lost."""
+        return self._write(job, state=DONE, result=result, finished=self._now(), lease_until=None)
+
+    def fail(self, job: Held, code: str, detail: str, *, retry: bool) -> bool:
+        """End it badly, or with `retry` queue it again after a pause, while attempts are left."""
+        error = {"code": code, "detail": detail[:2000]}
+        if retry and job.attempt < MAX_ATTEMPTS:
+            later = self._now() + timedelta(seconds=_FIRST_PAUSE_S * 2 ** (job.attempt - 1))
+            return self._write(job, state=QUEUED, error=error, not_before=later, lease_owner=None, lease_until=None)
+        return self._write(job, state=FAILED, error=error, finished=self._now(), lease_until=None)
+
+    def cancel(self, job_id: int) -> None:
+        """End it without a result; its worker notices when it renews. Raises NotFoundError, ConflictError (ended)."""
+        with self._database.transaction() as session:
+            row = _get(session, job_id, lock=True)
+            if row.state in ENDED:
+                raise ConflictError(f"job {job_id} has ended ({row.state})")
+            row.state, row.finished, row.lease_until = CANCELLED, self._now(), None
+
+    def get(self, job_id: int) -> Job:
+        """One job. Raises NotFoundError."""
+        with self._database.reading() as session:
+            return _get(session, job_id)
+
+    def list(self, limit: int = 50) -> Sequence[Job]:
+        """The newest jobs first."""
+        with self._database.reading() as session:
+            return session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)).all()
+
+    def _write(self, job: Held, **values: Any) -> bool:
+        """Change the row only where the lease is still held."""
+        mine = (Job.id == job.id, Job.state == RUNNING, Job.lease_owner == job.owner, Job.attempts == job.attempt)
+        with self._database.transaction() as session:
+            found = session.execute(update(Job).where(*mine).values(**values).returning(Job.id)).all()
+        return bool(found)
+
+    @staticmethod
+    def _must(held: bool, job: Held) -> None:
+        if not held:
+            raise LeaseLostError(f"job {job.id} ({job.kind}): was cancelled, or taken up by another worker")
+
+
+class Work:
+    """What a handler gets: the job, and a way to say how far it is."""
+
+    def __init__(
+        self, jobs: Jobs, job: Held, show: Callable[[str, float | None], None], lost: Callable[[], bool]
+    ) -> None:
+        """`show` also gets the progress; `lost` says whether the lease is gone."""
+        self._jobs = jobs
+        self._show = show
+        self._lost = lost
+        self._recorded_s = 0.0
+        self.job = job
+
+    def progress(self, text: str, done: float | None = None) -> None:
+        """Say what is done now, and how much of it (0..1). Raises LeaseLostError where the job is no longer ours."""
+        if self._lost():
+            raise LeaseLostError(f"job {self.job.id} ({self.job.kind}): was cancelled, or taken up by another worker")
+        self._show(text, done)
+        now_s = time.monotonic()
+        if now_s - self._recorded_s >= _RECORD_EVERY_S:
+            self._recorded_s = now_s
+            self._jobs.record_progress(self.job, text, done)
+
+    def step(self, name: str, function: Callable[[], Any]) -> Any:
+        """The result of a step: from an earlier attempt, or computed and recorded now. Must be JSON."""
+        if name not in self.job.steps:
+            self.progress(name)
+            self._jobs.record_step(self.job, name, function())
+        return self.job.steps[name]
+
+
+Handler = Callable[[Work], dict[str, Any]]
+
+
+def run_job(
+    jobs: Jobs, job: Held, handler: Handler, show: Callable[[str, float | None], None] = lambda text, done: None
+) -> dict[str, Any]:
+    """Run a handler under its lease, which is renewed meanwhile, and record how it ended.
+
+    Raises what the handler raised, after it has been recorded.
+    """
+    with _Renewal(jobs, job) as renewal:
+        try:
+            result = handler(Work(jobs, job, show, renewal.lost.is_set))
+        except LeaseLostError:
+            raise
+        except RoadloopError as error:
+            jobs.fail(job, error.code, str(error), retry=not isinstance(error, BadInputError))
+            raise
+        except Exception:
+            jobs.fail(job, "failed", traceback.format_exc(limit=-5), retry=True)
+            raise
+        jobs.complete(job, result)
+        return result
+
+
+def work(
+    jobs: Jobs,
+    handlers: Mapping[str, Handler],
+    stop: threading.Event,
+    *,
+    periodic: Mapping[str, float] | None = None,
+    idle_s: float = 0.5,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run jobs until `stop` is set. `periodic`: kinds to queue every so many seconds."""
+    owner = worker_name()
+    due_s = dict.fromkeys(periodic or {}, clock())
+    while not stop.is_set():
+        for kind, every_s in (periodic or {}).items():
+            if clock() >= due_s[kind]:
+                jobs.add_periodic(kind)
+                due_s[kind] = clock() + every_s
+        job = jobs.claim(owner, tuple(handlers))
+        if job is None:
+            stop.wait(idle_s)
+            continue
+        try:
+            run_job(jobs, job, handlers[job.kind])
+        except Exception:  # noqa: BLE001 - whatever a job does, the next one must run; run_job has recorded it
+            _log.exception("job %d (%s), attempt %d", job.id, job.kind, job.attempt)
+
+
+def worker_name() -> str:
+    """Names this process and thread, for leases."""
+    return f"{socket.gethostname()[:40]}/{os.getpid()}/{threading.get_ident()}"
+
+
+class _Renewal(AbstractContextManager["_Renewal"]):
+    """Renews a lease from a thread of its own while the work goes on."""
+
+    def __init__(self, jobs: Jobs, job: Held) -> None:
+        self.lost = threading.Event()
+        self._ended = threading.Event()
+        self._jobs = jobs
+        self._job = job
+        self._thread = threading.Thread(target=self._run, name=f"lease-{job.id}", daemon=True)
+
+    def __enter__(self) -> "_Renewal":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._jobs.lease.total_seconds() / 6):
+            try:
+                if not self._jobs.renew(self._job):
+                    self.lost.set()
+                    return
+            except SQLAlchemyError:
+                _log.exception("lease of job %d: trying again", self._job.id)
+
+
+def _held(row: Job) -> Held:
+    return Held(row.id, row.kind, dict(row.spec), dict(row.steps), row.attempts, row.lease_owner or "")
+
+
+def _get(session: Session, job_id: int, lock: bool = False) -> Job:
+    row = session.get(Job, job_id, with_for_update=lock)
+    if row is None:
+        raise NotFoundError(f"no job {job_id}")
+    return row
