@@ -7,6 +7,7 @@ import argparse
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,12 @@ from roadloop_models.errors import RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.identity.authority import Authority
+    from roadloop_cloud.jobs import Jobs
     from roadloop_cloud.mqtt import MqttClient
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
     from roadloop_cloud.registry.repository import ImageRepository
+    from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.telemetry.service import Telemetry
     from roadloop_cloud.vehicles import Vehicles
 
@@ -84,6 +87,20 @@ class Application:
         return Releases(self.database, self.models, self.repository, offline, online)
 
     @cached_property
+    def rollouts(self) -> "Rollouts":
+        """Releases on their way to the fleet."""
+        from roadloop_cloud.rollout.service import Rollouts
+
+        return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time)
+
+    @cached_property
+    def jobs(self) -> "Jobs":
+        """Work under leases."""
+        from roadloop_cloud.jobs import Jobs
+
+        return Jobs(self.database)
+
+    @cached_property
     def vehicles(self) -> "Vehicles":
         """The vehicles of the fleet. A new one starts with what the fleet runs."""
         from roadloop_cloud.identity.provisioning import InitialRelease
@@ -98,21 +115,31 @@ class Application:
             self.database, self.authority, initial_release, self.repository.trust_files, self.workspace.config.broker
         )
 
-    def mqtt_client(self, name: str) -> "MqttClient":
+    def mqtt_client(self, name: str, *, session_expiry_s: int = 60) -> "MqttClient":
         """A client with the identity of one cloud process; not started."""
         from roadloop_cloud.mqtt import MqttClient
 
         broker = self.workspace.config.broker
-        return MqttClient(name, broker.host, broker.port, self.workspace.identity(name))
+        identity = self.workspace.identity(name)
+        return MqttClient(name, broker.host, broker.port, identity, session_expiry_s=session_expiry_s)
+
+    def ingest_client(self, number: int) -> "MqttClient":
+        """The client of one ingest process; not started.
+
+        Its session ends with its connection: mosquitto goes on dealing a shared subscription's messages to a session
+        whose process is dead, and a vehicle's repetitions would land there again and again.
+        """
+        from roadloop_cloud.broker import ingest_name
+
+        return self.mqtt_client(ingest_name(number), session_expiry_s=0)
 
 
 def run_ingest(app: Application, number: int, stop: Event) -> None:
     """One ingest process; the first announces the cursors of all vehicles when it connects."""
-    from roadloop_cloud.broker import ingest_name
     from roadloop_cloud.ingest.blobs import BlobFolder
     from roadloop_cloud.ingest.service import IngestService
 
-    client = app.mqtt_client(ingest_name(number))
+    client = app.ingest_client(number)
     service = IngestService(client, app.database, BlobFolder(app.workspace.blobs), announce_all=number == 1)
     client.start()
     try:
@@ -122,7 +149,25 @@ def run_ingest(app: Application, number: int, stop: Event) -> None:
         app.database.close()
 
 
-PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {"ingest": run_ingest}
+def run_fleet(app: Application, _number: int, stop: Event) -> None:
+    """The fleet process: reports in, desired states and files out, rollouts on their way."""
+    from roadloop_cloud.broker import FLEET_PROCESS
+    from roadloop_cloud.fleet.blocks import BlockServer
+    from roadloop_cloud.fleet.service import FleetService, pace_of
+
+    client = app.mqtt_client(FLEET_PROCESS)
+    pace = pace_of(app.database, app.workspace.config.fetch.bytes_per_s)
+    blocks = BlockServer(app.workspace.repository, pace)
+    service = FleetService(client, app.database, app.rollouts, blocks, app.releases.renew_online)
+    client.start()
+    try:
+        service.run(stop)
+    finally:
+        client.stop()
+        app.database.close()
+
+
+PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {"ingest": run_ingest, "fleet": run_fleet}
 """Name of a process -> what it runs until it is told to stop; the number counts processes of the same name from 1."""
 
 

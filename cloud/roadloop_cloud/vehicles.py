@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from roadloop_cloud.broker import CLOUD_PREFIX
 from roadloop_cloud.config import BrokerConfig
+from roadloop_cloud.fleet import desired
 from roadloop_cloud.identity.authority import Authority
 from roadloop_cloud.identity.provisioning import (
     InitialRelease,
@@ -18,6 +19,7 @@ from roadloop_cloud.identity.provisioning import (
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.channels import check_vehicle_id
+from roadloop_models.contract.messages import Policy
 from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
 
 _TAG = re.compile(r"^[a-z0-9][a-z0-9.:_-]{0,39}$")
@@ -64,6 +66,8 @@ class Vehicles:
                 raise ConflictError(f"vehicle {vehicle_id} exists already")
             session.add(row)
             session.flush()
+            # From its first day the fleet service knows its slots, so a rollout may target it before it has reported.
+            desired.assign(session, row, {slot: release.ref for slot, release in releases.items()}, Policy())
             # Inside the transaction: no folder, no vehicle.
             write_provisioning(output, self._provisioning(vehicle_id, profile, releases))
         return row
