@@ -1,5 +1,6 @@
 """Runners: the one way to execute a model file. The vehicle drives with them and the cloud evaluates with them."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +44,11 @@ def open_runner(bundle: Bundle, variant: Variant, threads: int = 1) -> Runner:
     Raises RuntimeMissingError where the runtime is not installed or does not work here, BundleError where the file
     does not have the tensors that the manifest promises.
     """
-    path = bundle.path(variant.file)
+    return open_file(bundle.path(variant.file), variant, threads)
+
+
+def open_file(path: Path, variant: Variant, threads: int = 1) -> Runner:
+    """Load one model file that is described by `variant`; raises as `open_runner`."""
     if variant.runtime == "onnx":
         from roadloop_models.runners.onnx import OnnxRunner
 

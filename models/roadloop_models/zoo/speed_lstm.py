@@ -1,58 +1,62 @@
 """The traffic-speed LSTM: one small LSTM shared by all sensors, which sees each sensor beside its neighbours."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from roadloop_models.preprocess import FloatArray
+SEEN_SPEEDS = 2
+CLOCK = 4
+PLACE = 4
+_FIRST_GAIN = 4.0
+"""Scaled speeds vary by about 0.2 only; larger first weights make the LSTM notice sooner."""
 
 
 class SpeedLstm(nn.Module):  # type: ignore[misc]
     """(scaled speeds float32 [n, window, sensors], time of day [n, 4]) -> scaled speeds [n, sensors, horizon].
 
-    What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the same of their
-    neighbours, the mean of all sensors, and the time of day. The means are one matrix product with a constant made
-    from the adjacency. The answer is the last speed plus what the network adds to it, so that an untrained network
-    already is the last-value forecast.
+    What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the time of day, and four
+    learned numbers that say what kind of place the sensor stands at (they know where jams come back at which hour,
+    and are worth most at the longest horizon). The mean is a matrix product with a constant made from the adjacency.
+    The answer is the last speed plus what the network adds to it, so that an untrained network already is the
+    last-value forecast.
     """
 
     def __init__(self, adjacency: torch.Tensor, hidden: int = 40, horizon: int = 12) -> None:
         super().__init__()
         self.register_buffer("adjacency", adjacency)
-        self.register_buffer("mixing", mixing_matrix(adjacency), persistent=False)
-        self.lstm = nn.LSTM(4, hidden, batch_first=True)
-        self.clock = nn.Linear(4, hidden)
+        self.register_buffer("near", neighbour_mean(adjacency), persistent=False)
+        self.place = nn.Parameter(0.1 * torch.randn(PLACE, len(adjacency)))
+        self.lstm = nn.LSTM(SEEN_SPEEDS + CLOCK + PLACE, hidden, batch_first=True)
         self.head = nn.Linear(hidden, horizon)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.lstm.weight_ih_l0[:, :SEEN_SPEEDS] *= _FIRST_GAIN
 
-    def forward(self, speeds: torch.Tensor, time_of_day: torch.Tensor) -> torch.Tensor:
-        """Forecasts of all sensors."""
+    def forward(
+        self, speeds: torch.Tensor, time_of_day: torch.Tensor, chosen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Forecasts of all sensors, or (while training) of the chosen ones: indices [c] -> [n, c, horizon]."""
         count, window, sensors = speeds.shape
-        mixed = (speeds @ self.mixing).reshape(count, window, 3, sensors)
-        seen = torch.cat([speeds.unsqueeze(2), mixed], dim=2)
-        series = seen.permute(0, 3, 1, 2).reshape(count * sensors, window, 4)
-        state = self.lstm(series)[0][:, -1].reshape(count, sensors, -1)
-        added = self.head(torch.relu(state + self.clock(time_of_day).unsqueeze(1)))
-        last = speeds[:, -1].unsqueeze(2)
-        forecast: torch.Tensor = last + added
+        # As a linear layer: the quantizers know these, a plain matrix product some of them leave in float32.
+        seen = torch.stack([speeds, F.linear(speeds, self.near)], dim=2)
+        clock = time_of_day.view(count, 1, CLOCK, 1).expand(count, window, CLOCK, sensors)
+        place = self.place.view(1, 1, PLACE, sensors).expand(count, window, PLACE, sensors)
+        series = torch.cat([seen, clock, place], dim=2).permute(0, 3, 1, 2)
+        last = speeds[:, -1]
+        if chosen is not None:
+            series, last, sensors = series[:, chosen], last[:, chosen], len(chosen)
+        state = self.lstm(series.reshape(count * sensors, window, SEEN_SPEEDS + CLOCK + PLACE))[0][:, -1]
+        added = self.head(state).reshape(count, sensors, -1)
+        forecast: torch.Tensor = last.unsqueeze(2) + added
         return forecast
 
 
-def mixing_matrix(adjacency: torch.Tensor) -> torch.Tensor:
-    """Adjacency [s, s] -> [s, 3 s]: means over neighbours, over neighbours of neighbours, and over all sensors.
+def neighbour_mean(adjacency: torch.Tensor) -> torch.Tensor:
+    """Adjacency [s, s], row = a sensor and its neighbours' weights -> [s, s] of weights that sum to 1 by row.
 
     A sensor is no neighbour of its own; one without neighbours gets the mean of none, 0.
     """
-    sensors = len(adjacency)
-    near = _rows_to_mean(adjacency * (1.0 - torch.eye(sensors)))
-    return torch.cat([near.T, (near @ near).T, torch.full((sensors, sensors), 1.0 / sensors)], dim=1)
-
-
-def _rows_to_mean(weights: torch.Tensor) -> torch.Tensor:
+    weights = adjacency * (1.0 - torch.eye(len(adjacency)))
     total = weights.sum(dim=1, keepdim=True)
     return torch.where(total > 0, weights / total.clamp(min=1e-9), 0.0)
-
-
-def adjacency_tensor(weights: FloatArray) -> torch.Tensor:
-    """The adjacency as the model keeps it."""
-    return torch.from_numpy(weights.copy())

@@ -1,0 +1,63 @@
+"""`models train`: the one command that factory and starter bundles, and any other, are made with."""
+
+import tempfile
+from pathlib import Path
+
+from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress, run_training
+from roadloop_cloud.training.spec import DataSource, TrainingResult, TrainingSpec
+from roadloop_models.errors import BundleError
+from roadloop_models.tasks import Part, get_task
+
+
+def train_bundle(
+    task: str,
+    data_dir: Path,
+    version: str,
+    output: Path,
+    *,
+    part: Part = "all",
+    seed: int = 0,
+    epochs: int | None = None,
+    with_fp32: bool = False,
+    made: bool = False,
+    threads: int = 1,
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """Train `task` from nothing on one part of the training rows below `data_dir` and write the bundle `output`.
+
+    It is evaluated on the test rows below `data_dir`; manifest and model card carry the figures. Raises what
+    `run_training` raises, and BundleError where `output` exists.
+    """
+    get_task(task)
+    if output.exists():
+        raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
+    spec = TrainingSpec(
+        task=task,
+        version=version,
+        data=DataSource(str(data_dir.resolve()), part),
+        seed=seed,
+        epochs=epochs,
+        with_fp32=with_fp32,
+        test_data=str(data_dir.resolve()),
+        data_name="made" if made else "published",
+        threads=threads,
+        command=_command(task, version, part, seed, epochs, with_fp32),
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".train-", dir=output.parent) as work_dir:
+        result = run_training(spec, Path(work_dir), on_progress)
+        (Path(work_dir) / BUNDLE_FOLDER).rename(output)
+    return TrainingResult(
+        bundle=str(output),
+        metrics=result.metrics,
+        best_epoch=result.best_epoch,
+        rows=result.rows,
+        seconds=result.seconds,
+    )
+
+
+def _command(task: str, version: str, part: Part, seed: int, epochs: int | None, with_fp32: bool) -> str:
+    options = f"--part {part} --seed {seed}"
+    options += "" if epochs is None else f" --epochs {epochs}"
+    options += " --with-fp32" if with_fp32 else ""
+    return f"roadloop models train --task {task} --data DIR {options} --version {version} --output BUNDLE"

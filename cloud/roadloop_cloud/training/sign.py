@@ -1,0 +1,157 @@
+"""Training of traffic-sign: images split by track, varied, learned with smoothed labels."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from roadloop_cloud.training.augment import mirror_classes, standardize, vary
+from roadloop_cloud.training.quantize_onnx import Calibration
+from roadloop_cloud.training.spec import DataSource, TrainingSpec
+from roadloop_cloud.training.subject import ModelForm
+from roadloop_cloud.training.train import Batch, Recipe
+from roadloop_cloud.training.weights import State, load_state
+from roadloop_models.preprocess import ImageStandardize
+from roadloop_models.tasks.sign_classes import SIGN_LABELS
+from roadloop_models.tasks.sign_data import SignRows, load_training_signs, split_by_track
+from roadloop_models.zoo.sign_cnn import SignCnn
+
+CLIP = 3.0
+VALIDATION_SHARE = 0.1
+FINE_TUNE_IMAGES = 4800
+"""Images per epoch of fine-tuning, drawn anew each epoch: bounds its time however many rows the fleet sends."""
+CALIBRATION_IMAGES = 512
+_BATCH = 64
+_SMOOTHING = 0.05
+_SCORE_BATCH = 256
+# Golden images are noise over most of the range that standardized images have.
+_GOLDEN_RANGE = 2.5
+
+
+class SignSubject:
+    """The rows of one run."""
+
+    score_name = "validation_error"
+    form = ModelForm(
+        kind="conv",
+        preprocess=ImageStandardize(clip=CLIP).spec,
+        inputs=("image",),
+        output="logits",
+        golden_low=(-_GOLDEN_RANGE,),
+        golden_high=(_GOLDEN_RANGE,),
+        labels=SIGN_LABELS,
+        architecture="CNN: six 3x3 convolutions (32, 32, 64, 64, 128, 128) in three stages with max pooling, one 1x1 "
+        "convolution (128), one linear layer",
+    )
+
+    def __init__(self, spec: TrainingSpec, parent: State | None) -> None:
+        """Read and split the rows. Raises DataError naming file and field."""
+        self._seed, self._parent = spec.seed, parent
+        rows = load_training_signs(Path(spec.data.directory), spec.data.part)
+        fit, self._held_out = split_by_track(rows, VALIDATION_SHARE, spec.seed)
+        base = [] if spec.base is None else [_load_base(spec.base)]
+        self._fit = _join([fit, *base])
+        self._all = _join([rows, *base])
+        self.rows = len(self._all)
+        self.split_note = (
+            f"{len(rows)} images of {len(np.unique(rows.tracks))} tracks; held out for validation: "
+            f"{len(self._held_out)} images of {len(np.unique(self._held_out.tracks))} whole tracks, about a tenth of "
+            f"each class" + (f"; {len(base[0])} earlier images beside them" if base else "")
+        )
+
+    def model(self) -> SignCnn:
+        """Seeded weights, or the parent's."""
+        torch.manual_seed(self._seed)
+        model = SignCnn(len(SIGN_LABELS))
+        model.to(memory_format=torch.channels_last)
+        if self._parent is not None:
+            load_state(model, self._parent, "parent bundle")
+        return model
+
+    def recipe(self, fine_tune: bool) -> Recipe:
+        """From nothing, or two short epochs from a parent, whose first stage (half of the time) stays as it is."""
+        if fine_tune:
+            return Recipe(2, 2e-3, 0.02, 0.98, frozen=("features.0", "features.1"))
+        return Recipe(24, 2e-3, 0.05, 0.998)
+
+    def refits(self, fine_tune: bool) -> bool:
+        """Not when fine-tuning: a tenth more tracks is not worth twice the time."""
+        return not fine_tune
+
+    def learner(self, everything: bool) -> "SignLearner":
+        """Batches of the rows to fit, or of all."""
+        rows = self._all if everything else self._fit
+        return SignLearner(rows, None if self._parent is None else FINE_TUNE_IMAGES)
+
+    @property
+    def score(self) -> Callable[[torch.nn.Module], float]:
+        """Share of wrong validation images, plus a thousandth of the cross entropy to part ties."""
+        images, labels = _tensor(self._held_out), torch.from_numpy(self._held_out.labels)
+
+        def error(model: torch.nn.Module) -> float:
+            with torch.no_grad():
+                logits = torch.cat(
+                    [model(_nhwc(standardize(part.float(), CLIP))) for part in images.split(_SCORE_BATCH)]
+                )
+            wrong = (logits.argmax(dim=1) != labels).float().mean()
+            return float(wrong + F.cross_entropy(logits, labels) / 1000.0)
+
+        return error
+
+    def calibration(self) -> Calibration:
+        """Images spread evenly over the rows, as the vehicle preprocesses them."""
+        preprocess = ImageStandardize(clip=CLIP)
+        chosen = np.linspace(0, len(self._all) - 1, min(CALIBRATION_IMAGES, len(self._all))).astype(int)
+        return [preprocess(self._all.images[index]) for index in chosen]
+
+
+class SignLearner:
+    """Varied batches and their loss."""
+
+    def __init__(self, rows: SignRows, images_per_epoch: int | None) -> None:
+        self._images, self._labels = _tensor(rows), torch.from_numpy(rows.labels)
+        self._count = min(len(rows), images_per_epoch or len(rows))
+        self._batch = min(_BATCH, self._count)
+        self._mirror = mirror_classes()
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """A last part of a batch is left out: batch normalization needs company."""
+        return self._count // self._batch
+
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch in random order."""
+        order = torch.randperm(len(self._images), generator=generator)[: self.batches_per_epoch * self._batch]
+        for chosen in order.split(self._batch):
+            values, labels = vary(self._images[chosen], self._labels[chosen], self._mirror, CLIP, generator)
+            yield _nhwc(values), labels
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Cross entropy with smoothed labels."""
+        images, labels = batch
+        return F.cross_entropy(model(images), labels, label_smoothing=_SMOOTHING)
+
+
+def _nhwc(values: torch.Tensor) -> torch.Tensor:
+    # The model turns this back: together it is a channels-last tensor, without a copy in between.
+    return values.permute(0, 2, 3, 1).contiguous()
+
+
+def _tensor(rows: SignRows) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
+
+
+def _load_base(source: DataSource) -> SignRows:
+    return load_training_signs(Path(source.directory), source.part)
+
+
+def _join(parts: list[SignRows]) -> SignRows:
+    """Rows of several folders; tracks keep apart."""
+    offset, tracks = 0, []
+    for part in parts:
+        tracks.append(part.tracks + offset)
+        offset = int(tracks[-1].max()) + 1
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return SignRows(images, labels, np.concatenate(tracks))

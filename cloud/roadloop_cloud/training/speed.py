@@ -1,0 +1,187 @@
+"""Training of traffic-speed: windows of consecutive steps, later ones held out."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from roadloop_cloud.training.quantize_onnx import Calibration
+from roadloop_cloud.training.spec import TrainingSpec
+from roadloop_cloud.training.subject import ModelForm
+from roadloop_cloud.training.train import Batch, Recipe
+from roadloop_cloud.training.weights import State, load_state
+from roadloop_models.errors import DataError
+from roadloop_models.preprocess import SpeedScale, SpeedWindow, time_of_day
+from roadloop_models.tasks.speed_data import (
+    FOLDER,
+    HORIZON,
+    SPEED_FILE,
+    WINDOW,
+    SpeedRows,
+    load_adjacency,
+    load_training_speeds,
+)
+from roadloop_models.zoo.speed_lstm import SpeedLstm
+
+SCALE_MPH = 70.0
+SENSORS = 207
+FIT_SHARE = 0.75
+FINE_TUNE_WINDOWS = 800
+"""Windows per epoch of fine-tuning, drawn anew each epoch: bounds its time however many rows the fleet sends."""
+CALIBRATION_WINDOWS = 256
+_BATCH = 8
+_SCORE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Scaled windows [n, 12, sensors], time of day [n, 4], scaled truth [n, sensors, 12]."""
+
+    speeds: torch.Tensor
+    clock: torch.Tensor
+    truth: torch.Tensor
+
+
+class SpeedSubject:
+    """The rows of one run."""
+
+    score_name = "validation_rmse_mph_60min"
+    form = ModelForm(
+        kind="recurrent",
+        preprocess=SpeedScale(WINDOW, SENSORS, SCALE_MPH).spec,
+        inputs=("speeds", "time_of_day"),
+        output="forecast",
+        golden_low=(0.1, -1.0),
+        golden_high=(1.0, 1.0),
+        labels=None,
+        architecture="LSTM of 40 units shared by all 207 sensors; it sees a sensor's speed, the mean of its "
+        "neighbours by the adjacency, the time of day and four learned numbers per sensor, and adds to the last speed",
+    )
+
+    def __init__(self, spec: TrainingSpec, parent: State | None) -> None:
+        """Read and split the rows. Raises DataError naming file and field."""
+        self._seed, self._parent = spec.seed, parent
+        directory = Path(spec.data.directory)
+        rows = load_training_speeds(directory, spec.data.part)
+        self._adjacency = self._choose_adjacency(directory)
+        cut = int(len(rows) * FIT_SHARE)
+        path = directory / FOLDER / SPEED_FILE
+        base = []
+        if spec.base is not None:
+            base.append(load_training_speeds(Path(spec.base.directory), spec.base.part))
+        self._fit = _windows([rows.span(0, cut), *base], path)
+        self._held_out = _windows([rows.span(cut, len(rows))], path)
+        self._all = _windows([rows, *base], path)
+        self.rows = len(rows) + sum(len(part) for part in base)
+        self.split_note = f"{len(rows)} steps; held out for validation: the last {len(rows) - cut} of them" + (
+            f"; {len(base[0])} earlier steps beside them" if base else ""
+        )
+
+    def model(self) -> SpeedLstm:
+        """Seeded weights, or the parent's."""
+        torch.manual_seed(self._seed)
+        model = SpeedLstm(self._adjacency)
+        if self._parent is not None:
+            load_state(model, self._parent | {"adjacency": self._adjacency}, "parent bundle")
+        return model
+
+    def recipe(self, fine_tune: bool) -> Recipe:
+        """From nothing, or a few short epochs from a parent."""
+        if fine_tune:
+            return Recipe(4, 4e-3, 1e-3, 0.98, clip_norm=1.0)
+        return Recipe(6, 1e-2, 1e-3, 0.99, clip_norm=1.0)
+
+    def refits(self, fine_tune: bool) -> bool:
+        """Not when fine-tuning, for its time."""
+        return not fine_tune
+
+    def learner(self, everything: bool) -> "SpeedLearner":
+        """Batches of the windows to fit, or of all."""
+        limit = FINE_TUNE_WINDOWS if self._parent is not None else None
+        return SpeedLearner(self._all if everything else self._fit, limit)
+
+    @property
+    def score(self) -> Callable[[torch.nn.Module], float]:
+        """RMSE in mph over the whole hour, all validation windows and all sensors."""
+        windows = self._held_out
+
+        def rmse_mph(model: torch.nn.Module) -> float:
+            total = 0.0
+            with torch.no_grad():
+                for start in range(0, len(windows.truth), _SCORE_BATCH):
+                    part = slice(start, start + _SCORE_BATCH)
+                    error = model(windows.speeds[part], windows.clock[part]) - windows.truth[part]
+                    total += float(error.double().square().sum())
+            return SCALE_MPH * math.sqrt(total / windows.truth.numel())
+
+        return rmse_mph
+
+    def calibration(self) -> Calibration:
+        """Windows spread evenly over the rows."""
+        count = len(self._all.truth)
+        chosen = np.linspace(0, count - 1, min(CALIBRATION_WINDOWS, count)).astype(int)
+        return [
+            (self._all.speeds[index : index + 1].numpy(), self._all.clock[index : index + 1].numpy())
+            for index in chosen
+        ]
+
+    def _choose_adjacency(self, directory: Path) -> torch.Tensor:
+        """The data folder's, else the parent's: vehicles send speeds, not maps."""
+        found = load_adjacency(directory, SENSORS)
+        if found is not None:
+            # fp16 is how it is carried along, so it is what is trained with.
+            return torch.from_numpy(found).half().float()
+        if self._parent is None or "adjacency" not in self._parent:
+            raise DataError(f"{directory / FOLDER}: has no los_adj.csv, and there is no parent bundle to take it from")
+        return self._parent["adjacency"]
+
+
+class SpeedLearner:
+    """Batches of windows, each of a random half of the sensors, and their loss."""
+
+    def __init__(self, windows: Windows, windows_per_epoch: int | None) -> None:
+        self._windows = windows
+        self._count = min(len(windows.truth), windows_per_epoch or len(windows.truth))
+        self._batch = min(_BATCH, self._count)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches only."""
+        return self._count // self._batch
+
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch in random order."""
+        windows = self._windows
+        sensors = windows.truth.shape[1]
+        order = torch.randperm(len(windows.truth), generator=generator)[: self.batches_per_epoch * self._batch]
+        for chosen in order.split(self._batch):
+            some = torch.randperm(sensors, generator=generator)[: (sensors + 1) // 2]
+            yield windows.speeds[chosen], windows.clock[chosen], windows.truth[chosen][:, some], some
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean squared error: the metric is its root."""
+        speeds, clock, truth, some = batch
+        loss: torch.Tensor = (model(speeds, clock, some) - truth).square().mean()
+        return loss
+
+
+def _windows(parts: list[SpeedRows], path: Path) -> Windows:
+    scale = SpeedScale(WINDOW, SENSORS, SCALE_MPH)
+    speeds, clock, truth = [], [], []
+    for rows in parts:
+        if rows.speeds_mph.shape[1] != SENSORS:
+            raise DataError(f"{path}: {rows.speeds_mph.shape[1]} sensors, the model is for {SENSORS}")
+        for start in rows.window_starts():
+            middle = start + WINDOW
+            scaled, _ = scale(SpeedWindow(rows.speeds_mph[start:middle], int(rows.steps[middle])))
+            speeds.append(scaled[0])
+            truth.append(rows.speeds_mph[middle : middle + HORIZON].T / np.float32(SCALE_MPH))
+        clock.append(time_of_day(rows.steps[rows.window_starts() + WINDOW]))
+    if not speeds:
+        raise DataError(
+            f"{path}: no {WINDOW + HORIZON} consecutive steps to learn from (fitting and validating each need)"
+        )
+    return Windows(*(torch.from_numpy(array) for array in (np.stack(speeds), np.concatenate(clock), np.stack(truth))))
