@@ -60,7 +60,7 @@ def assemble(observed: Observations, sensors: int, held_out_steps: Collection[in
     row = np.searchsorted(present, steps)
     matrix, differing = _median(row * sensors + sensor, speeds, len(present) * sensors)
     matrix = matrix.reshape(len(present), sensors)
-    complete: npt.NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
+    complete = ~np.isnan(matrix.sum(axis=1))
     if not complete.any():
         raise DataError(
             f"stream {ROAD_SPEED.name}: of {len(present)} steps none has all {sensors} sensors ({held_out} held out)"
