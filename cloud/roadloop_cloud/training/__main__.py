@@ -5,6 +5,7 @@ where the result file has a result, that of the error where it has one, 130 afte
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +22,8 @@ def main(arguments: list[str]) -> int:
     """Run one spec file."""
     spec_path, target, result_path = (Path(argument) for argument in arguments)
     progress = _claim_stdout()
+    # A caller in the background hands down an ignored SIGINT, and with it stopping would wait for its time limit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def report(step: TrainingProgress) -> None:
         progress.write(msgspec.json.encode(step).decode() + "\n")

@@ -57,7 +57,8 @@ def read_table(path: Path, header: bool) -> tuple[tuple[str, ...], npt.NDArray[n
     try:
         with path.open(encoding="utf-8") as file:
             names = tuple(name.strip() for name in file.readline().split(",")) if header else ()
-            values = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2)
+            lines = file.readlines()
+        values = np.loadtxt(lines, delimiter=",", dtype=np.float32, ndmin=2) if lines else np.empty((0, 0), np.float32)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a table of numbers: {error}") from error
     if values.size == 0:

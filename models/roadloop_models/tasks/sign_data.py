@@ -25,7 +25,7 @@ class SignRows:
     """Labelled images: uint8 RGB [n, 32, 32, 3], class ids int64 [n], track ids int64 [n].
 
     A track is one physical sign seen in consecutive frames: rows of one track are nearly the same picture, so they
-    are split by track and never by row.
+    are split by track and never by row. Here a track id belongs to one class only, whatever the file says.
     """
 
     images: ImageArray
@@ -59,7 +59,9 @@ def load_signs(path: Path, with_tracks: bool) -> SignRows:
             raise DataError(f"{path}: field '{field}' has shape {list(array.shape)} for {len(offset) - 1} images")
     if label.min() < 0 or label.max() >= len(SIGN_LABELS):
         raise DataError(f"{path}: field 'label' has {label.min()} to {label.max()}, expected 0 to 42")
-    return SignRows(_decode(path, blob, offset), label, track)
+    # GTSRB numbers the tracks of each class from 0.
+    _, unique_track = np.unique(np.stack([label, track]), axis=1, return_inverse=True)
+    return SignRows(_decode(path, blob, offset), label, unique_track.reshape(-1).astype(np.int64))
 
 
 def load_training_signs(data_dir: Path, part: Part) -> SignRows:
