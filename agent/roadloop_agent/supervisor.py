@@ -25,6 +25,8 @@ RESTART_MAX_S = 30.0
 PROVED_S = 60.0
 """A child that lived this long is started again without waiting."""
 START_GRACE_S = 60.0
+WELL_S = 5.0
+"""Without a beat for so long a child is not well: systemd's watchdog is no longer fed."""
 STUCK_S = 20.0
 """Without a beat for so long a child is killed; at its start it has the grace to load its models."""
 STOP_S = 2.4
@@ -76,7 +78,7 @@ def is_stuck(state: ChildState, now_s: float) -> bool:
 
 def is_well(state: ChildState, now_s: float) -> bool:
     """Whether it runs and makes progress."""
-    return state.running and state.beat_s is not None and not is_stuck(state, now_s)
+    return state.running and state.beat_s is not None and now_s - state.beat_s <= WELL_S
 
 
 @dataclass

@@ -14,12 +14,13 @@ SHAPE = (1, 32, 32, 3)
 WEIGHTS = "onnx-int8.onnx"
 
 
-def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0) -> Bundle:
+def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0, scale: float = 1.0) -> Bundle:
     """A `traffic-sign` bundle of 24 kB whose logits are a seeded matrix times the mean of each 4x4 patch.
 
-    Its one variant is called int8, as a vehicle's slot asks for it, but the file computes in float32.
+    Its one variant is called int8, as a vehicle's slot asks for it, but the file computes in float32. With a small
+    `scale` it is unsure of everything.
     """
-    weights = np.random.default_rng(seed).normal(size=(3 * 8 * 8, CLASSES)).astype(np.float32)
+    weights = np.random.default_rng(seed).normal(0.0, scale, size=(3 * 8 * 8, CLASSES)).astype(np.float32)
     variant = Variant(
         runtime="onnx",
         precision="int8",
