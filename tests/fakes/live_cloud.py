@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from roadloop_cloud.app import Application
 from roadloop_cloud.broker import broker_arguments, find_mosquitto
@@ -132,7 +133,7 @@ class WireVehicle:
         self._vehicle, self._port = vehicle, port
         self._covered: dict[tuple[int, str], set[int]] = {}
         self._changed = threading.Condition()
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="any", protocol=paho.MQTTv5)
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="any", protocol=paho.MQTTv5)
         client.tls_set_context(tls_context(identity))
         client.reconnect_delay_set(min_delay=1, max_delay=1)
         client.max_inflight_messages_set(100)
