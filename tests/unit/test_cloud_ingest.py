@@ -1,6 +1,7 @@
 """Ingest on a real SQLite database and a transport in memory."""
 
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DataError, OperationalError
 
-from roadloop_cloud.ingest.blobs import BlobFolder
+from roadloop_cloud.ingest.blobs import STALE_AFTER, BlobFolder
 from roadloop_cloud.ingest.commit import KEPT_REJECTIONS, MAX_SPANS, commit_group
 from roadloop_cloud.ingest.consumer import decode_item
 from roadloop_cloud.ingest.service import FILTERS, Grouping, IngestService
@@ -314,6 +315,20 @@ def test_blocks_of_another_hash_are_dropped_and_not_asked_for_again(bench: Bench
     assert [row.code for row in bench.rows(Rejected)] == ["message-invalid"]
     assert not [path for path in bench.blobs.rglob("*") if path.is_file()]
     assert bench.cursor().streams[0].prefix == 2
+
+
+def test_blocks_that_wait_for_lost_ones_are_dropped_after_a_month(bench: Bench) -> None:
+    first, *_ = blob_messages("van-1", b"x" * (BLOCK_BYTES + 1))
+    bench.take(first)
+    folder = BlobFolder(bench.blobs)
+    with bench.database.transaction() as session:
+        folder.discard_stale(session)
+    (part,) = bench.rows(BlobPart)
+    with bench.database.transaction() as session:
+        session.merge(part).received -= STALE_AFTER + timedelta(minutes=1)
+        session.flush()
+        folder.discard_stale(session)
+    assert bench.rows(BlobPart) == []
 
 
 def _columns(*names: str, rows: int = 2) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import delete, func, select
@@ -13,6 +14,8 @@ from roadloop_cloud.store.base import insert_or_ignore
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import BlobPart, Capture
 from roadloop_models.errors import MessageError
+
+STALE_AFTER = timedelta(days=30)
 
 
 class BlobFolder:
@@ -44,6 +47,10 @@ class BlobFolder:
         if not whole:
             raise MessageError(f"blob {item.sha256}: its {piece.blocks} blocks have another hash; dropped")
         insert_or_ignore(session, Capture, [_capture(piece)])
+
+    def discard_stale(self, session: Session) -> None:
+        """Drop blocks of items whose other blocks did not come for 30 days: the vehicle gave them up."""
+        session.execute(delete(BlobPart).where(BlobPart.received < now_utc() - STALE_AFTER))
 
     def _assemble(self, session: Session, piece: BlobPiece) -> bool:
         target = self.path(piece.block.item.sha256)

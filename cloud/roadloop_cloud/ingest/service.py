@@ -59,7 +59,7 @@ class IngestService:
         grouping: Grouping | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`announce_all`: publish every vehicle's cursor at each connection; one of the processes does it."""
+        """`announce_all`: at each connection publish every vehicle's cursor and drop stale blocks; one process does."""
         self._transport = transport
         self._database = database
         self._blobs = blobs
@@ -111,8 +111,10 @@ class IngestService:
             self._transport.subscribe(FILTERS)
             if self._announce_all:
                 self._cursors.touch_all(self._clock())
-        except RetryLaterError as error:  # the connection went again; the next one repeats this
-            _log.warning("%s", error)
+                with self._database.transaction() as session:
+                    self._blobs.discard_stale(session)
+        except (RetryLaterError, SQLAlchemyError) as error:  # the next connection repeats this
+            _log.warning("after connecting: %s", error)
 
     def _take(self, group: list[Received], stop: Event) -> None:
         items: list[tuple[Received, Item]] = []
