@@ -11,20 +11,23 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
 
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.workspace import Workspace
+from roadloop_models.bundle import Bundle
 from roadloop_models.errors import RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
+    from roadloop_cloud.datasets.service import Datasets
     from roadloop_cloud.identity.authority import Authority
-    from roadloop_cloud.jobs import Jobs
+    from roadloop_cloud.jobs import Handler, Jobs, Work
     from roadloop_cloud.mqtt import MqttClient
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
     from roadloop_cloud.registry.repository import ImageRepository
+    from roadloop_cloud.retrain.pipeline import Retraining
     from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.telemetry.service import Telemetry
     from roadloop_cloud.vehicles import Vehicles
@@ -101,6 +104,40 @@ class Application:
         return Jobs(self.database)
 
     @cached_property
+    def datasets(self) -> "Datasets":
+        """Training snapshots."""
+        from roadloop_cloud.datasets.service import Datasets
+        from roadloop_cloud.datasets.snapshot import Snapshots
+
+        def incumbent(task: str) -> Bundle:
+            return self.releases.bundle(self.releases.incumbent(task))
+
+        snapshots = Snapshots(self.workspace.snapshots)
+        return Datasets(self.database, snapshots, self.telemetry.read_stream, self.workspace.blob, incumbent)
+
+    @cached_property
+    def retraining(self) -> "Retraining":
+        """The job that makes candidates."""
+        from roadloop_cloud.retrain.pipeline import Retraining
+        from roadloop_cloud.training.evaluate import evaluate_variant
+        from roadloop_cloud.training.run import run_training
+
+        return Retraining(
+            self.datasets,
+            self.models,
+            self.releases,
+            self.rollouts,
+            self.workspace.root / "work",
+            run_training,
+            evaluate_variant,
+        )
+
+    def move_telemetry(self, _work: "Work") -> dict[str, Any]:
+        """A job: committed batches to the Delta tables."""
+        moved = self.telemetry.move()
+        return {"batches": moved.batches, "samples": moved.samples}
+
+    @cached_property
     def vehicles(self) -> "Vehicles":
         """The vehicles of the fleet. A new one starts with what the fleet runs."""
         from roadloop_cloud.identity.provisioning import InitialRelease
@@ -167,7 +204,31 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
         app.database.close()
 
 
-PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {"ingest": run_ingest, "fleet": run_fleet}
+def run_jobs(app: Application, _number: int, stop: Event) -> None:
+    """The jobs process: what is long has a thread of its own, so that telemetry is moved meanwhile."""
+    from roadloop_cloud.jobs import work
+    from roadloop_cloud.retrain import pipeline
+
+    long: dict[str, Handler] = {pipeline.KIND: app.retraining.run}
+    thread = Thread(target=work, args=(app.jobs, long, stop), name="long jobs", daemon=True)
+    thread.start()
+    try:
+        work(app.jobs, {MOVE_TELEMETRY: app.move_telemetry}, stop, periodic={MOVE_TELEMETRY: MOVE_EVERY_S})
+    finally:
+        thread.join(STOP_S)
+        app.database.close()
+
+
+MOVE_TELEMETRY = "move-telemetry"
+MOVE_EVERY_S = 10.0
+STOP_S = 8.0
+"""How long a job may take to notice that it shall stop; its next attempt goes on after its last step."""
+
+PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {
+    "ingest": run_ingest,
+    "fleet": run_fleet,
+    "jobs": run_jobs,
+}
 """Name of a process -> what it runs until it is told to stop; the number counts processes of the same name from 1."""
 
 

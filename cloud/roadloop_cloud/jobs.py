@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Job
-from roadloop_models.errors import BadInputError, ConflictError, NotFoundError, RoadloopError
+from roadloop_models.errors import BadInputError, ConflictError, NotFoundError, RetryLaterError, RoadloopError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -39,6 +39,12 @@ class LeaseLostError(RoadloopError):
     """The job was cancelled, or another worker has taken it up because this one did not renew in time."""
 
     code = "lease-lost"
+
+
+class StoppedError(RetryLaterError):
+    """The worker ends; the job is queued again, and this attempt does not count."""
+
+    code = "worker-stopped"
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,11 @@ class Jobs:
             return self._write(job, state=QUEUED, error=error, not_before=later, lease_owner=None, lease_until=None)
         return self._write(job, state=FAILED, error=error, finished=self._now(), lease_until=None)
 
+    def give_back(self, job: Held) -> bool:
+        """Queue it again at once, as if this attempt had not been; False where the lease is lost."""
+        fewer = job.attempt - 1
+        return self._write(job, state=QUEUED, attempts=fewer, lease_owner=None, lease_until=None)
+
     def cancel(self, job_id: int) -> None:
         """End it without a result; its worker notices when it renews. Raises NotFoundError, ConflictError (ended)."""
         with self._database.transaction() as session:
@@ -173,17 +184,28 @@ class Work:
     """What a handler gets: the job, and a way to say how far it is."""
 
     def __init__(
-        self, jobs: Jobs, job: Held, show: Callable[[str, float | None], None], lost: Callable[[], bool]
+        self,
+        jobs: Jobs,
+        job: Held,
+        show: Callable[[str, float | None], None],
+        lost: Callable[[], bool],
+        stopping: Callable[[], bool],
     ) -> None:
-        """`show` also gets the progress; `lost` says whether the lease is gone."""
+        """`show` also gets the progress; `lost`: the lease is gone; `stopping`: the worker shall end."""
         self._jobs = jobs
         self._show = show
         self._lost = lost
+        self._stopping = stopping
         self._recorded_s = 0.0
         self.job = job
 
     def progress(self, text: str, done: float | None = None) -> None:
-        """Say what is done now, and how much of it (0..1). Raises LeaseLostError where the job is no longer ours."""
+        """Say what is done now, and how much of it (0..1); long work says so every second or so.
+
+        Raises LeaseLostError where the job is no longer ours, StoppedError where the worker shall end.
+        """
+        if self._stopping():
+            raise StoppedError(f"job {self.job.id} ({self.job.kind}): the worker ends")
         if self._lost():
             raise LeaseLostError(f"job {self.job.id} ({self.job.kind}): was cancelled, or taken up by another worker")
         self._show(text, done)
@@ -204,7 +226,11 @@ Handler = Callable[[Work], dict[str, Any]]
 
 
 def run_job(
-    jobs: Jobs, job: Held, handler: Handler, show: Callable[[str, float | None], None] = lambda text, done: None
+    jobs: Jobs,
+    job: Held,
+    handler: Handler,
+    show: Callable[[str, float | None], None] = lambda text, done: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Run a handler under its lease, which is renewed meanwhile, and record how it ended.
 
@@ -212,8 +238,11 @@ def run_job(
     """
     with _Renewal(jobs, job) as renewal:
         try:
-            result = handler(Work(jobs, job, show, renewal.lost.is_set))
+            result = handler(Work(jobs, job, show, renewal.lost.is_set, stopping))
         except LeaseLostError:
+            raise
+        except StoppedError:
+            jobs.give_back(job)
             raise
         except RoadloopError as error:
             jobs.fail(job, error.code, str(error), retry=not isinstance(error, BadInputError))
@@ -238,16 +267,22 @@ def work(
     owner = worker_name()
     due_s = dict.fromkeys(periodic or {}, clock())
     while not stop.is_set():
-        for kind, every_s in (periodic or {}).items():
-            if clock() >= due_s[kind]:
-                jobs.add_periodic(kind)
-                due_s[kind] = clock() + every_s
-        job = jobs.claim(owner, tuple(handlers))
+        try:
+            for kind, every_s in (periodic or {}).items():
+                if clock() >= due_s[kind]:
+                    jobs.add_periodic(kind)
+                    due_s[kind] = clock() + every_s
+            job = jobs.claim(owner, tuple(handlers))
+        except SQLAlchemyError:
+            _log.exception("the database does not answer; trying again")
+            job = None
         if job is None:
             stop.wait(idle_s)
             continue
         try:
-            run_job(jobs, job, handlers[job.kind])
+            run_job(jobs, job, handlers[job.kind], stopping=stop.is_set)
+        except StoppedError as error:
+            _log.info("%s", error)
         except Exception:  # noqa: BLE001 - whatever a job does, the next one must run; run_job has recorded it
             _log.exception("job %d (%s), attempt %d", job.id, job.kind, job.attempt)
 

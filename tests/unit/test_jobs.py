@@ -145,6 +145,21 @@ def test_a_cancelled_job_stops_at_its_next_word(jobs: Jobs) -> None:
         jobs.cancel(99)
 
 
+def test_a_worker_that_ends_gives_its_job_back(jobs: Jobs) -> None:
+    job = jobs.add("test", {})
+    stop = threading.Event()
+
+    def handler(task: Work) -> dict[str, Any]:
+        task.step("first", lambda: 1)
+        stop.set()
+        return {"second": task.step("second", lambda: 2)}
+
+    work(jobs, {"test": handler}, stop)
+    row = jobs.get(job)
+    assert (row.state, row.attempts, row.steps) == ("queued", 0, {"first": 1})
+    assert run_job(jobs, claimed(jobs), handler) == {"second": 2}
+
+
 def test_a_job_begun_by_its_caller_is_nobody_elses(jobs: Jobs, clock: Clock) -> None:
     job = jobs.held(jobs.add("test", {}, owner="me"))
     assert jobs.claim("b", KINDS) is None

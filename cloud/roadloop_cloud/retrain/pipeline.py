@@ -1,0 +1,235 @@
+"""The job `retrain`: snapshot, train from the incumbent, quantize, evaluate, gate, register, publish, roll out.
+
+Every step is repeatable and its result is recorded, so a worker that dies costs the step it was in.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import msgspec
+
+from roadloop_cloud.datasets.service import Datasets, Selection
+from roadloop_cloud.jobs import Work
+from roadloop_cloud.registry.models import ModelRegistry
+from roadloop_cloud.registry.releases import Releases
+from roadloop_cloud.retrain.evaluate import Evaluate, evaluate_int8, self_test
+from roadloop_cloud.retrain.gate import GateResult, VariantFigures, Verdict, judge
+from roadloop_cloud.rollout.service import Rollouts, Settings, Target
+from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
+from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingResult, TrainingSpec
+from roadloop_models.bundle import Bundle
+from roadloop_models.bundle.manifest import Name
+from roadloop_models.errors import BundleError, ConfigError, GoldenMismatchError
+from roadloop_models.tasks import get_task
+
+KIND = "retrain"
+
+
+class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Take an accepted candidate to these vehicles; nobody named means all."""
+
+    waves: tuple[str, ...]
+    vehicles: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a retraining is asked for. Paths are absolute."""
+
+    task: Name
+    data: str
+    """The data folder whose test rows judge incumbent and candidate; none of them is trained on."""
+    snapshot: str | None = None
+    """An existing snapshot; None: build one from all that is stored."""
+    labels: str | None = None
+    base: DataSource | None = None
+    """Rows trained on beside the snapshot, so that what the incumbent knew is not forgotten."""
+    incumbent: Name | None = None
+    """Version to start from and to beat; None: what the fleet runs."""
+    version: Name | None = None
+    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    publish: bool = False
+    rollout: RolloutRequest | None = None
+
+
+class Train(Protocol):
+    """Trains, quantizes and writes `work_dir / "bundle"`; training/run.py is the real one."""
+
+    def __call__(self, spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
+        """See run_training."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The services that a retraining needs; `run` is the job's handler."""
+
+    datasets: Datasets
+    models: ModelRegistry
+    releases: Releases
+    rollouts: Rollouts
+    work_folder: Path
+    train: Train
+    evaluate: Evaluate
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Do it all, or go on with what an earlier attempt left. Raises what the steps raise."""
+        spec = msgspec.convert(work.job.spec, RetrainSpec)
+        folder = self.work_folder / f"{KIND}-{work.job.id}"
+        timed = _Timed(work, self.clock)
+        named = timed.step("begin", lambda: self._names(spec, work.job.id))
+        snapshot = timed.step("snapshot", lambda: self._snapshot(spec))
+        trained = timed.step("train", lambda: self._train(spec, named, snapshot["sha256"], folder, work))
+        before = timed.step(
+            "evaluate incumbent",
+            lambda: self._figures(spec, self.models.bundle(spec.task, named["incumbent"]), work),
+        )
+        after = timed.step("evaluate candidate", lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), work))
+        verdict = msgspec.convert(timed.step("gate", lambda: _judge(spec, folder, before, after)), Verdict)
+        release, rollout = None, None
+        if verdict.accepted:
+            timed.step("register", lambda: self._register(folder, after))
+            if spec.publish or spec.rollout is not None:
+                release = timed.step("publish", lambda: self.releases.publish(spec.task, named["candidate"]).release)
+            if spec.rollout is not None and release is not None:
+                rollout = timed.step("rollout", lambda: self._roll_out(spec, release))
+        shutil.rmtree(folder, ignore_errors=True)
+        return {
+            **_result(spec, named, verdict, before, after),
+            "snapshot": snapshot,
+            "training": trained,
+            "release": release,
+            "rollout": rollout,
+            "seconds": timed.seconds(),
+        }
+
+    def _names(self, spec: RetrainSpec, job_id: int) -> dict[str, str]:
+        get_task(spec.task)
+        incumbent = spec.incumbent or self.releases.incumbent(spec.task).version
+        return {"incumbent": incumbent, "candidate": spec.version or f"{KIND}-{job_id}"}
+
+    def _snapshot(self, spec: RetrainSpec) -> dict[str, Any]:
+        if spec.snapshot is not None:
+            snapshot = self.datasets.show(spec.snapshot)
+            if snapshot.manifest.task != spec.task:
+                raise ConfigError(f"snapshot {spec.snapshot}: is for {snapshot.manifest.task}, not {spec.task}")
+        else:
+            labels = None if spec.labels is None else Path(spec.labels)
+            snapshot = self.datasets.build(Selection(spec.task, labels=labels, held_out=Path(spec.data)))
+        manifest = snapshot.manifest
+        return {
+            "sha256": snapshot.sha256,
+            "rows": manifest.rows,
+            "sources": manifest.sources,
+            "excluded": manifest.excluded,
+        }
+
+    def _train(
+        self, spec: RetrainSpec, named: dict[str, str], snapshot: str, folder: Path, work: Work
+    ) -> dict[str, Any]:
+        def show(step: TrainingProgress) -> None:
+            text = f"{step.stage}: {step.message}" if step.message else step.stage
+            work.progress(text, step.done / step.total if step.total else None)
+
+        shutil.rmtree(folder, ignore_errors=True)  # a run that was killed begins anew, from the same seed
+        folder.mkdir(parents=True)
+        result = self.train(
+            TrainingSpec(
+                task=spec.task,
+                version=named["candidate"],
+                data=DataSource(str(self.datasets.show(snapshot).directory)),
+                parent=str(self.models.bundle(spec.task, named["incumbent"]).directory),
+                base=spec.base,
+                seed=spec.seed,
+                epochs=spec.epochs,
+                command=f"roadloop retrain --task {spec.task} --snapshot {snapshot[:12]} --seed {spec.seed}",
+                data_name="fleet",
+                snapshot_sha256=snapshot,
+                threads=spec.threads,
+            ),
+            folder,
+            show,
+        )
+        return {"rows": result.rows, "best_epoch": result.best_epoch, "metrics": result.metrics}
+
+    def _figures(self, spec: RetrainSpec, bundle: Bundle, work: Work) -> dict[str, Any]:
+        figures = evaluate_int8(bundle, Path(spec.data), self.evaluate, work.progress)
+        return {key: msgspec.to_builtins(value) for key, value in figures.items()}
+
+    def _register(self, folder: Path, figures: dict[str, Any]) -> str:
+        row = self.models.register(folder / BUNDLE_FOLDER)
+        self.models.record_evaluation(row.task, row.version, figures)
+        return row.version
+
+    def _roll_out(self, spec: RetrainSpec, release: int) -> int:
+        assert spec.rollout is not None
+        for view in self.rollouts.list():  # an earlier attempt may have ended just after it began one
+            if (view.spec.release.task, view.spec.release.release) == (spec.task, release):
+                return view.id
+        named = spec.rollout.vehicles or spec.rollout.tags
+        target = Target(spec.rollout.vehicles, spec.rollout.tags, everyone=not named)
+        return self.rollouts.create(spec.task, release, target, Settings(waves=spec.rollout.waves))
+
+
+class _Timed:
+    """Steps whose seconds are recorded with them."""
+
+    def __init__(self, work: Work, clock: Callable[[], float]) -> None:
+        self._work = work
+        self._clock = clock
+        self._names: list[str] = []
+
+    def step(self, name: str, function: Callable[[], Any]) -> Any:
+        def measured() -> dict[str, Any]:
+            start_s = self._clock()
+            return {"result": function(), "seconds": round(self._clock() - start_s, 2)}
+
+        self._names.append(name)
+        return self._work.step(name, measured)["result"]
+
+    def seconds(self) -> dict[str, float]:
+        return {name: self._work.job.steps[name]["seconds"] for name in self._names}
+
+
+def _judge(spec: RetrainSpec, folder: Path, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    kind = dict[str, VariantFigures]
+    verdict = judge(get_task(spec.task), msgspec.convert(before, kind), msgspec.convert(after, kind), spec.margin)
+    golden = GateResult(gate="golden", passed=True, detail="reproduces its golden vectors")
+    try:
+        self_test(Bundle.open(folder / BUNDLE_FOLDER))
+    except (BundleError, GoldenMismatchError) as error:
+        golden = GateResult(gate="golden", passed=False, detail=str(error))
+    made: dict[str, Any] = msgspec.to_builtins(Verdict(gates=(*verdict.gates, golden), deciding=verdict.deciding))
+    return made
+
+
+def _result(
+    spec: RetrainSpec, named: dict[str, str], verdict: Verdict, before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    metric, key = get_task(spec.task).metric, verdict.deciding
+
+    def side(version: str, figures: dict[str, Any]) -> dict[str, Any]:
+        by_variant = {variant: found["metrics"][metric] for variant, found in figures.items()}
+        return {"version": version, "value": by_variant.get(key), "by_variant": by_variant}
+
+    decided = after.get(key, {})
+    return {
+        "task": spec.task,
+        "metric": metric,
+        "accepted": verdict.accepted,
+        "refusals": verdict.refusals,
+        "gates": [msgspec.to_builtins(gate) for gate in verdict.gates],
+        "incumbent": side(named["incumbent"], before),
+        "candidate": side(named["candidate"], after),
+        "variant": key,
+        "rows": decided.get("rows"),
+        "evaluated_sha256": decided.get("file_sha256"),
+    }
