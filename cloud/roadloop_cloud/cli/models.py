@@ -1,0 +1,240 @@
+"""`roadloop models`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from roadloop_cloud.app import Application
+from roadloop_cloud.cli.options import with_application, with_output
+from roadloop_cloud.cli.output import Output, details, table
+
+if TYPE_CHECKING:
+    from roadloop_cloud.store.fleet_tables import Model, Release
+    from roadloop_models.bundle import Bundle
+
+DATA_OPTION = click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Data folder, the one that holds gtsrb32/ and losloop/.",
+)
+
+
+@click.group()
+def command() -> None:
+    """List, show, evaluate, import, publish and train models.
+
+    \b
+    Example:
+      roadloop models list
+    """
+
+
+@command.command("list")
+@click.option("--task", help="Only models of this task.")
+@with_application
+def list_(app: Application, output: Output, task: str | None) -> None:
+    """List registered models and their releases.
+
+    \b
+    Example:
+      roadloop models list --task traffic-sign
+    """
+    releases = app.releases.list(task)
+    rows = [_as_json(model, releases) for model in app.models.list(task)]
+    shown = [(row["task"], row["version"], row["state"], _numbers(row), _figures(row)) for row in rows]
+    output.result(rows, table(("task", "version", "state", "releases", "evaluation"), shown))
+
+
+@command.command()
+@click.argument("task")
+@click.argument("version")
+@with_application
+def show(app: Application, output: Output, task: str, version: str) -> None:
+    """Show one model: files, variants, lineage, evaluation.
+
+    \b
+    Example:
+      roadloop models show traffic-sign factory-1
+    """
+    row = _as_json(app.models.get(task, version), app.releases.list(task))
+    bundle = app.models.bundle(task, version)
+    row |= _contents(bundle)
+    fields = {
+        "state": row["state"],
+        "releases": _numbers(row),
+        "manifest": row["manifest_sha256"],
+        "evaluation": _figures(row),
+        **{f"lineage {key}": value for key, value in row["lineage"].items() if value is not None},
+        "variants": ", ".join(f"{key} {size:,} B" for key, size in row["variants"].items()),
+        "directory": row["directory"],
+    }
+    output.result(row, details(fields, title=f"{task} {version}"))
+
+
+@command.command("import")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@with_application
+def import_(app: Application, output: Output, source: Path) -> None:
+    """Register SOURCE, a bundle directory or a bundle archive, after checking every file.
+
+    \b
+    Example:
+      roadloop models import ./my-bundle
+    """
+    model = app.models.import_from(source)
+    output.result(
+        _as_json(model, []),
+        f"{model.task} {model.version} is registered",
+        f"Next: roadloop models publish {model.task} {model.version}",
+    )
+
+
+@command.command()
+@click.argument("task")
+@click.argument("version")
+@click.option("--again", is_flag=True, help="A new release of a version that was released before.")
+@with_application
+def publish(app: Application, output: Output, task: str, version: str, again: bool) -> None:
+    """Sign a registered model as the next release of its task. No vehicle takes it before a rollout offers it.
+
+    \b
+    Example:
+      roadloop models publish traffic-sign retrain-7
+    """
+    release = app.releases.publish(task, version, again=again)
+    output.result(
+        {"task": task, "version": version, "release": release.release, "manifest_sha256": release.manifest_sha256},
+        f"{task} {version} is release {release.release}",
+        f"Next: roadloop rollout create --task {task} --release {release.release} --all",
+    )
+
+
+@command.command()
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@DATA_OPTION
+@click.option("--runtime", type=click.Choice(["onnx", "tflite"]), help="Only this runtime.")
+@click.option("--precision", type=click.Choice(["int8", "fp32"]), help="Only this precision (else int8).")
+@with_output
+def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, precision: str | None) -> None:
+    """Run the task's published protocol on the quantized files of BUNDLE, with the runner that vehicles use.
+
+    \b
+    Example:
+      roadloop models evaluate ./fleet/models/traffic-sign/factory-1 --data ./data --json
+    """
+    from roadloop_cloud.retrain.evaluate import variant_figures
+    from roadloop_cloud.training.evaluate import evaluate_variant
+    from roadloop_models.bundle import Bundle
+    from roadloop_models.tasks import get_task
+
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    task = get_task(manifest.task)
+    wanted = [
+        variant
+        for variant in manifest.variants
+        if runtime in (None, variant.runtime) and variant.precision == (precision or "int8")
+    ] or [opened.variant(runtime, precision or "int8")]
+    with output.steps(f"Evaluating {manifest.task} {manifest.version}") as step:
+        found = {variant.key: variant_figures(opened, variant, data, evaluate_variant, step) for variant in wanted}
+    rows = [(key, name, f"{value:.5g}") for key, figures in found.items() for name, value in figures.metrics.items()]
+    output.result(
+        {
+            "task": manifest.task,
+            "version": manifest.version,
+            "metric": task.metric,
+            "variants": {
+                key: {"file_sha256": figures.file_sha256, "rows": figures.rows, "metrics": figures.metrics}
+                for key, figures in found.items()
+            },
+        },
+        table(("variant", "figure", "value"), rows, title=f"{manifest.task} {manifest.version}"),
+    )
+
+
+@command.command()
+@click.option("--task", required=True, help="What the model is for.")
+@DATA_OPTION
+@click.option("--version", required=True, help="Name of the new version.")
+@click.option("--output", "directory", required=True, type=click.Path(path_type=Path), help="Bundle to write.")
+@click.option(
+    "--part",
+    type=click.Choice(["all", "starter", "rest"]),
+    default="all",
+    show_default=True,
+    help="Which training rows of the data folder.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says.")
+@click.option("--fp32", is_flag=True, help="Write an fp32 variant too.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@with_output
+def train(*, output: Output, task: str, data: Path, version: str, directory: Path, **options: Any) -> None:
+    """Train a model from nothing, quantize it for both runtimes, and write its bundle.
+
+    \b
+    Example:
+      roadloop models train --task traffic-speed --data ./data --version mine-1 --output ./mine-1
+    """
+    from roadloop_cloud.training.make import train_bundle
+    from roadloop_cloud.training.spec import TrainingProgress
+
+    with output.steps(f"Training {task}") as step:
+
+        def show_progress(now: TrainingProgress) -> None:
+            step(f"{now.stage} {now.message}".strip(), now.done / now.total if now.total else None)
+
+        result = train_bundle(
+            task,
+            data,
+            version,
+            directory,
+            part=options["part"],
+            seed=options["seed"],
+            epochs=options["epochs"],
+            with_fp32=options["fp32"],
+            threads=options["threads"],
+            on_progress=show_progress,
+        )
+    output.result(
+        {"bundle": result.bundle, "rows": result.rows, "metrics": result.metrics, "seconds": result.seconds},
+        details({name: f"{value:.5g}" for name, value in result.metrics.items()}, title=f"{task} {version}"),
+        f"written to {result.bundle}",
+    )
+
+
+def _as_json(model: "Model", releases: "list[Release] | Any") -> dict[str, Any]:
+    return {
+        "task": model.task,
+        "version": model.version,
+        "state": model.state,
+        "manifest_sha256": model.manifest_sha256,
+        "releases": [row.release for row in releases if (row.task, row.version) == (model.task, model.version)],
+        "evaluation": model.evaluation,
+        "lineage": model.lineage,
+        "created": model.created,
+    }
+
+
+def _contents(bundle: "Bundle") -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "directory": str(bundle.directory),
+        "variants": {variant.key: manifest.file_entry(variant.file).size_bytes for variant in manifest.variants},
+        "metrics": manifest.metrics,
+    }
+
+
+def _numbers(row: dict[str, Any]) -> str | None:
+    return ", ".join(str(number) for number in row["releases"]) or None
+
+
+def _figures(row: dict[str, Any]) -> str | None:
+    evaluation: dict[str, Any] = row["evaluation"] or {}
+    shown = []
+    for key, figures in evaluation.items():
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in figures["metrics"].items())
+        shown.append(f"{key}: {metrics}")
+    return "\n".join(shown) or None
