@@ -66,6 +66,7 @@ class Rig:
         self.running = version.ref
         running = RunningSlot(task=TASK, ref=version.ref, runtime="onnx", precision="int8", providers=("CPU",))
         self.service.on_hello(Hello(boot=1, slots={SLOT: running}))
+        self._say_health()
 
     def desire(self, ref: ReleaseRef, version: int, policy: Policy = POLICY) -> None:
         """The cloud's word."""
