@@ -1,0 +1,111 @@
+"""Real broker, real fleet process, real agents: a release reaches the fleet in waves, and a tampered one does not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from roadloop_cloud.identity.provisioning import load_profile
+from roadloop_cloud.rollout.service import RolloutView, Settings, Target
+from tests.fakes.bundles import tiny_bundle
+from tests.fakes.live_cloud import LiveCloud, wait_until
+
+TASK = "traffic-sign"
+VEHICLES = ("car-1", "car-2", "car-3")
+FAST = Settings(waves=("1", "100%"), soak_s=0.5, timeout_s=90.0, health_window_s=2.0)
+PROFILE = """
+hardware = "test"
+[sources.camera]
+kind = "made-signs"
+loop = true
+[slots.sign]
+task = "traffic-sign"
+runtime = "onnx"
+precision = "int8"
+source = "camera"
+rate_hz = 20.0
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Fleet(LiveCloud):
+    """A workspace whose vehicles can really drive."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        (directory / "drives.toml").write_text(PROFILE)
+        for vehicle in VEHICLES:
+            self.app.vehicles.add(vehicle, load_profile(str(directory / "drives.toml")), directory / vehicle)
+
+    @contextmanager
+    def process(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process of the product; ended with SIGTERM, which must be enough."""
+        environment = {**os.environ, "PYTHONPATH": ":".join(str(ROOT / part) for part in ("models", "agent", "cloud"))}
+        with (self.directory / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) == 0, (self.directory / f"{name}.log").read_text()
+
+    def fleet_process(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        arguments = ("-m", "roadloop_cloud.app", "fleet", "--workspace", str(self.app.workspace.root))
+        return self.process("fleet", *arguments)
+
+    def agent(self, vehicle: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        run = "from roadloop_agent.cli import main; main()"
+        config = str(self.directory / vehicle / "vehicle.toml")
+        return self.process(vehicle, "-c", run, "run", "--config", config)
+
+    def release(self, version: str, seed: int) -> int:
+        self.app.models.register(tiny_bundle(self.directory / version, version, seed=seed).directory)
+        return self.app.releases.publish(TASK, version).release
+
+    def running(self) -> dict[str, str | None]:
+        """Vehicle -> version that it says it runs."""
+        found = {}
+        for row in self.app.vehicles.list():
+            slot = (row.reported or {}).get("slots", {}).get("sign", {})
+            found[row.id] = (slot.get("running") or {}).get("version")
+        return found
+
+    def ended(self, rollout: int) -> RolloutView:
+        wait_until("the rollout ends", lambda: self.app.rollouts.show(rollout).state != "running", timeout_s=120)
+        return self.app.rollouts.show(rollout)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path)
+    with ExitStack() as stack:
+        stack.enter_context(made.broker())
+        stack.enter_context(made.fleet_process())
+        for vehicle in VEHICLES:
+            stack.enter_context(made.agent(vehicle))
+        wait_until("all report", lambda: set(made.running().values()) == {"tiny-1"}, timeout_s=60)
+        yield made
+
+
+@pytest.mark.slow
+def test_a_release_in_waves_then_a_tampered_one(fleet: Fleet) -> None:
+    second = fleet.release("tiny-2", seed=2)
+    view = fleet.ended(fleet.app.rollouts.create(TASK, second, Target(everyone=True), FAST))
+    assert (view.state, view.reason) == ("succeeded", "")
+    assert set(fleet.running().values()) == {"tiny-2"}
+    assert fleet.app.releases.incumbent(TASK).release == second
+
+    third = fleet.release("tiny-3", seed=3)
+    (weights,) = (fleet.app.workspace.repository / "targets" / TASK / str(third)).glob("*.onnx-int8.onnx")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    view = fleet.ended(fleet.app.rollouts.create(TASK, third, Target(everyone=True), FAST))
+    assert view.state == "failed"
+    assert "trust-refused" in view.reason
+    assert [member.state for member in view.members].count("waiting") == 2, "the other wave was never offered it"
+    assert set(fleet.running().values()) == {"tiny-2"}
