@@ -1,9 +1,11 @@
 """Snapshots: the same rows whatever the order they came in, nothing held out, nothing that can be changed later."""
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,6 +18,7 @@ from roadloop_cloud.datasets.service import Datasets, Selection
 from roadloop_cloud.datasets.snapshot import Content, Gap, Snapshots
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
+from roadloop_models.bundle import Bundle, Preprocess
 from roadloop_models.contract.streams import SPEEDS_PER_SAMPLE
 from roadloop_models.errors import BadInputError, ConfigError, DataError, NotFoundError
 from roadloop_models.tasks.sign_data import SignRows, load_training_signs, write_signs
@@ -88,6 +91,37 @@ def test_without_a_complete_step_there_is_no_snapshot(rows: list[Sample]) -> Non
     else:
         with pytest.raises(DataError, match="nothing is stored"):
             speeds.Observations.from_table(pa.table({"vehicle": []}))
+
+
+def test_speeds_are_built_from_the_stream_by_the_incumbents_sensors(tmp_path: Path) -> None:
+    incumbent = tiny_bundle(tmp_path / "tiny")
+    preprocess = Preprocess("speed-scale", {"sensors": SENSORS})
+    manifest = msgspec.structs.replace(incumbent.manifest, preprocess=preprocess)
+    rows = [sample for step in range(5) for sample in samples("a", step)]
+    columns = {f"speed_{i}_mph": [row[3][i] for row in rows] for i in range(SPEEDS_PER_SAMPLE)}
+    times_ms = [1_700_000_000_000 + row[1] * 1000 for row in rows]
+    table = pa.table(
+        {
+            "vehicle": [row[0] for row in rows],
+            "t_ms": pa.array(times_ms, pa.int64()),
+            "step": [float(row[1]) for row in rows],
+            "first_sensor": [float(row[2]) for row in rows],
+            **columns,
+        }
+    )
+    datasets = Datasets(
+        fresh_database(tmp_path),
+        Snapshots(tmp_path / "snapshots"),
+        lambda _: table,
+        Path,
+        lambda _: Bundle(incumbent.directory, manifest, incumbent.manifest_sha256),
+    )
+    snapshot = datasets.build(Selection("traffic-speed"))
+    assert load_speeds(snapshot.directory).steps.tolist() == [0, 1, 2, 3, 4]
+    since = datetime.fromtimestamp(1_700_000_002, UTC)
+    assert datasets.build(Selection("traffic-speed", since=since)).manifest.rows == 3
+    with pytest.raises(ConfigError, match="--labels"):
+        datasets.build(Selection("traffic-speed", labels=tmp_path / "labels.csv"))
 
 
 class Garage:

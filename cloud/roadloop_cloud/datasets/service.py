@@ -35,6 +35,11 @@ class Selection:
     until: datetime = _END
     """By the vehicles' wall clocks."""
 
+    @property
+    def span_ms(self) -> tuple[int, int]:
+        """`since` and `until` in milliseconds since the epoch."""
+        return int(self.since.timestamp() * 1000), int(self.until.timestamp() * 1000)
+
 
 class Datasets:
     """Application service on the snapshots."""
@@ -79,7 +84,7 @@ class Datasets:
             raise ConfigError("--labels: forecasts need none; what happened next is the label")
         table = self._read_stream(ROAD_SPEED.name)
         if table.num_rows:
-            first_ms, end_ms = selection.since.timestamp() * 1000, selection.until.timestamp() * 1000
+            first_ms, end_ms = selection.span_ms
             table = table.filter((pc.field("t_ms") >= first_ms) & (pc.field("t_ms") < end_ms))
         sensors = self._incumbent(selection.task).manifest.preprocess.params.get("sensors")
         if not isinstance(sensors, int):
@@ -93,7 +98,7 @@ class Datasets:
         if selection.labels is None:
             raise ConfigError("--labels is missing: a CSV with sha256,label of captured images")
         labels = signs.read_labels(selection.labels)
-        first_ms, end_ms = int(selection.since.timestamp() * 1000), int(selection.until.timestamp() * 1000)
+        first_ms, end_ms = selection.span_ms
         with self._database.reading() as session:
             found = session.scalars(
                 select(Capture).where(Capture.task == selection.task, Capture.t_ms >= first_ms, Capture.t_ms < end_ms)
