@@ -68,6 +68,15 @@ def test_what_is_lost_is_asked_for_again_after_a_silence_that_doubles() -> None:
     assert asked(assembler.request(3.5)) == [0, 1, 2, 4, 5]
 
 
+def test_a_new_connection_repeats_what_was_under_way_at_once() -> None:
+    assembler = target()
+    assembler.request(0.0)
+    assembler.accept(SHA256, 0, block(0), 0.1)
+    assert assembler.request(0.2) is None
+    assembler.repeat()
+    assert asked(assembler.request(0.2)) == [1, 2, 3, 4, 5]
+
+
 def test_gives_up_after_a_long_silence() -> None:
     assembler = target(give_up_s=10.0)
     assembler.request(0.0)

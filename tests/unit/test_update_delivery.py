@@ -1,5 +1,6 @@
 """From a wish to verified files: what is fetched, what is resumed, and every attack that must be refused."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,12 @@ NOW = utc_now()
 MODEL = "model.onnx"
 BLOCKS = 8 + 1 + 1
 """Of release 2: the model, the golden file and, first of all, the manifest; the labels are those of release 1."""
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here loses power: waiting for the disk would prove nothing."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture
@@ -318,8 +325,6 @@ def test_a_release_for_a_newer_agent_is_of_no_use(vehicle: StagedVehicle) -> Non
 
 
 def test_a_full_disk_leaves_what_arrived(vehicle: StagedVehicle, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     real = os.statvfs(vehicle.directory)
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real[:4], 300, *real[5:])))

@@ -17,6 +17,12 @@ from tests.fakes.update_rig import Rig
 Build = Callable[..., Rig]
 
 
+@pytest.fixture(autouse=True)
+def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here loses power: waiting for the disk would prove nothing."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
     rigs: list[Rig] = []
@@ -148,6 +154,24 @@ def test_a_silent_repository_makes_it_wait_and_desired_wakes_it(build: Build) ->
     rig.vehicle.server.loses = lambda path, n: False
     rig.desire(rig.vehicle.second, 1)
     rig.until("idle", rig.vehicle.second)
+
+
+def test_a_wish_that_comes_again_repeats_what_the_lost_connection_took(build: Build) -> None:
+    rig = build()
+    rig.vehicle.fetcher._timeout_s = rig.vehicle.fetcher._give_up_s = 1e9
+    lost: list[str] = []
+
+    def loses(path: str, n: int) -> bool:
+        if path.startswith("targets/traffic-sign/2/") and n == 3 and not lost:
+            lost.append(path)
+            rig.desire(rig.vehicle.second, 1)
+            return True
+        return False
+
+    rig.vehicle.server.loses = loses
+    rig.desire(rig.vehicle.second, 1)
+    rig.until("idle", rig.vehicle.second)
+    assert lost
 
 
 def test_reports_that_fail_change_nothing(build: Build) -> None:

@@ -92,6 +92,11 @@ class Assembler:
         self._asked.update(wanted)
         return FetchRequest(path=self.path, sha256=self.sha256, blocks=_ranges(wanted))
 
+    def repeat(self) -> None:
+        """Ask again for all that is under way: the connection was lost, and with it what was asked or on its way."""
+        self._asked.clear()
+        self._silence_s = self._timeout_s
+
     def wait_s(self, now_s: float) -> float:
         """How long there is nothing to do unless a block comes."""
         return max(0.0, min(self._quiet_since_s + self._silence_s, self._heard_s + self._give_up_s) - now_s)

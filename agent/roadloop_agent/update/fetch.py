@@ -7,6 +7,7 @@ resumed from what is on disk, metadata never is.
 import io
 import queue
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class BlockFetcher(FetcherInterface):
         self._give_up_s = give_up_s
         self._window_blocks = window_blocks
         self._inbox: Inbox = inbox or queue.Queue(INBOX_BLOCKS)
+        self._reconnected = threading.Event()
         self._path: str | None = None
         self._context: FetchContext | None = None
 
@@ -76,6 +78,10 @@ class BlockFetcher(FetcherInterface):
             self._inbox.put_nowait((sha256, n, block))
         except queue.Full:
             return  # like a block that was lost on the way: it is asked for again
+
+    def reconnected(self) -> None:
+        """The connection was lost and is back: what was under way is asked for again without waiting for silence."""
+        self._reconnected.set()
 
     # From the thread that downloads.
 
@@ -182,6 +188,9 @@ class BlockFetcher(FetcherInterface):
             while not assembler.done:
                 if self._context is not None and self._context.cancelled():
                     raise FetchInterruptedError(f"{assembler.path}: given up for something newer")
+                if self._reconnected.is_set():
+                    self._reconnected.clear()
+                    assembler.repeat()
                 request = assembler.request(self._mono())
                 if request is not None:
                     self._send(request)

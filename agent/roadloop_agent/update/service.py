@@ -178,6 +178,8 @@ class UpdateService:
         if desired.version < self._desired_version:
             _LOG.warning("desired %d is older than %d: ignored", desired.version, self._desired_version)
             return
+        if desired.version == self._desired_version:
+            self._fetcher.reconnected()  # a retained message comes again with a connection
         self._desired_version = desired.version
         try:
             self._store.accept_desired(desired.version)
