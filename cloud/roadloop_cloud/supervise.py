@@ -122,7 +122,7 @@ def spawn_child(spec: ChildSpec) -> Process:
         spec.log.replace(spec.log.with_suffix(".log.1"))
     with spec.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __spec__.name, *spec.arguments],
+            [sys.executable, "-P", "-m", __spec__.name, str(os.getpid()), *spec.arguments],
             cwd=spec.directory,
             env={**os.environ, **spec.environment},
             stdin=subprocess.DEVNULL,
@@ -145,14 +145,16 @@ def _ended(child: Child, status: int, now_s: float) -> None:
     child.pause_s = min(child.pause_s * 2, RESTART_MAX_S)
 
 
-def become(arguments: Sequence[str]) -> None:
+def become(parent: int, arguments: Sequence[str]) -> None:
     """Turn this process into another program, which gets SIGTERM when its parent dies.
 
     Done here, in a fresh process, because code between fork and exec of a process with threads may deadlock.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before it could be watched
+        sys.exit(1)
     os.execvp(arguments[0], list(arguments))
 
 
 if __name__ == "__main__":
-    become(sys.argv[1:])
+    become(int(sys.argv[1]), sys.argv[2:])
