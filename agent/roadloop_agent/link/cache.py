@@ -18,12 +18,9 @@ class Cache:
     """Key -> JSON-able value. A file that does not open is begun anew."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._table = _open(path, "c")
-            len(self._table)
-        except (sqlite3.Error, RuntimeError, ImportError, OSError):
+        if not _is_database(path):
             path.unlink(missing_ok=True)
-            self._table = _open(path, "c")
+        self._table = _open(path, "c")
 
     def put(self, key: str, value: Any) -> None:
         """Remember a value."""
@@ -45,6 +42,15 @@ def read_cache(path: Path, key: str) -> Any:
             return table[key]
         except KeyError as error:
             raise NotFoundError(f"{path}: nothing is known of '{key}' yet") from error
+
+
+def _is_database(path: Path) -> bool:
+    """Looked at here, because sqlitedict would find it out in a thread of its own."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return bool(db.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+    except sqlite3.Error:
+        return False
 
 
 def _open(path: Path, flag: str) -> Any:
