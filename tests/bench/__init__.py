@@ -1,0 +1,1 @@
+"""Measurements of speed, size, memory and accuracy; `scripts/bench` runs them."""

@@ -1,0 +1,64 @@
+"""Runs the groups of figures and prints a table, or JSON."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import delivery, fleet, learning, vehicle
+from tests.bench.figures import Figure, Result, Skipped, machine
+
+GROUPS = {group.__name__.rsplit(".", 1)[-1]: group.figures for group in (vehicle, delivery, fleet, learning)}
+
+
+@click.command()
+@click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)), metavar="[vehicle|delivery|fleet|learning]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def main(groups: tuple[str, ...], as_json: bool) -> None:
+    """Measure and report; a bar that does not hold is not an error.
+
+    \b
+    Example: ROADLOOP_DATA=/data scripts/bench vehicle learning
+    """
+    data = os.environ.get("ROADLOOP_DATA")
+    console = Console(stderr=True)
+    results: list[Result] = []
+    for group in groups or GROUPS:
+        with console.status(f"measuring: {group}"):
+            results += GROUPS[group](Path(data) if data else None)
+    for result in results:
+        if isinstance(result, Skipped):
+            console.print(f"skipped {result.name}: {result.reason}")
+    figures = [result for result in results if isinstance(result, Figure)]
+    if as_json:
+        rows = [
+            {
+                "name": figure.name,
+                "value": figure.value,
+                "unit": figure.unit,
+                "bar": figure.bar_text,
+                "holds": figure.holds,
+                "command": figure.command,
+            }
+            for figure in figures
+        ]
+        click.echo(json.dumps({"machine": machine(), "figures": rows}, indent=1))
+        return
+    Console().print(_table(figures))
+
+
+def _table(figures: list[Figure]) -> Table:
+    table = Table(title=" · ".join(f"{key} {value}" for key, value in machine().items()), title_style="dim")
+    for heading in ("figure", "value", "unit", "bar", "holds"):
+        table.add_column(heading, justify="right" if heading == "value" else "left")
+    marks = {True: "[green]yes[/green]", False: "[red]no[/red]", None: ""}
+    for figure in figures:
+        table.add_row(figure.name, f"{figure.value:,.4g}", figure.unit, figure.bar_text or "", marks[figure.holds])
+    return table
+
+
+if __name__ == "__main__":
+    main()
