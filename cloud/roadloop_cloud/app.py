@@ -127,7 +127,7 @@ class Application:
             self.models,
             self.releases,
             self.rollouts,
-            self.workspace.root / "work",
+            self.workspace.work,
             run_training,
             evaluate_variant,
         )

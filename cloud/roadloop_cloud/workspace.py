@@ -82,6 +82,11 @@ class Workspace:
         return self.root / "snapshots"
 
     @property
+    def work(self) -> Path:
+        """What jobs have made so far; each job removes its own folder at its end."""
+        return self.root / "work"
+
+    @property
     def run(self) -> Path:
         """Logs of the running processes."""
         return self.root / "run"

@@ -43,7 +43,7 @@ def list_(app: Application, output: Output, task: str | None) -> None:
     """
     releases = app.releases.list(task)
     rows = [_as_json(model, releases) for model in app.models.list(task)]
-    shown = [(row["task"], row["version"], row["state"], _numbers(row), _figures(row)) for row in rows]
+    shown = [(row["task"], row["version"], row["state"], _numbers(row), _deciding(row)) for row in rows]
     output.result(rows, table(("task", "version", "state", "releases", "evaluation"), shown))
 
 
@@ -229,6 +229,15 @@ def _contents(bundle: "Bundle") -> dict[str, Any]:
 
 def _numbers(row: dict[str, Any]) -> str | None:
     return ", ".join(str(number) for number in row["releases"]) or None
+
+
+def _deciding(row: dict[str, Any]) -> str | None:
+    """The figure that candidates are compared by."""
+    from roadloop_models.tasks import get_task
+
+    metric = get_task(row["task"]).metric
+    evaluation: dict[str, Any] = row["evaluation"] or {}
+    return "\n".join(f"{key}: {metric} {found['metrics'][metric]:.5g}" for key, found in evaluation.items()) or None
 
 
 def _figures(row: dict[str, Any]) -> str | None:
