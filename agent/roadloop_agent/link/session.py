@@ -30,6 +30,7 @@ from roadloop_models.contract.messages import (
 SUBSCRIPTIONS = (channels.DESIRED, channels.COMMAND, channels.CURSOR, channels.FILE)
 _COMMANDS_REMEMBERED = 64
 _OUTBOX_LIMIT = 64
+_OVERDUE_LIMIT = 512
 _RESERVED = 4
 """Of what the broker receives at a time: kept for messages that are not telemetry."""
 
@@ -131,6 +132,7 @@ class Session:
         self._token = 0
         self._unacked: dict[int, float] = {}
         self._flights: dict[int, _Flight] = {}
+        self._overdue: set[int] = set()
         self._resend_s = limits.resend_s
         self._status_due = False
         self._report_due_s: float | None = None
@@ -188,6 +190,7 @@ class Session:
         self._flights = {
             key: flight for key, flight in self._flights.items() if not everything_again and key not in rows
         }
+        self._overdue -= set(rows)
         if everything_again:
             self._lost_sent.clear()
 
@@ -294,7 +297,10 @@ class Session:
         if room <= 0:
             return []
         actions: list[Action] = []
-        for row in self._backlog.pending(room, skip=self._flights):
+        rows = self._backlog.pending(room, skip={*self._flights, *self._overdue})
+        if len(rows) < room and self._overdue:
+            rows += self._backlog.pending(room - len(rows), skip={*self._flights, *(row.id for row in rows)})
+        for row in rows:
             channel = channels.TELEMETRY if row.item is None else channels.BLOB
             self._token += 1
             self._flights[row.id] = _Flight(now_s, self._token)
@@ -304,7 +310,10 @@ class Session:
         return actions
 
     def _expire(self, now_s: float) -> None:
-        """Forget flights that were not covered in time: their rows, where still pending, are sent again."""
+        """Forget flights that were not covered in time: their rows, where still pending, are sent again.
+
+        They come after what was never sent: a batch that the cloud cannot take must not stand before all others.
+        """
         expired = [
             key
             for key, flight in self._flights.items()
@@ -315,6 +324,9 @@ class Session:
             self._resend_s = min(self._limits.resend_max_s, 2 * self._resend_s)
         for key in expired:
             del self._flights[key]
+        if len(self._overdue) > _OVERDUE_LIMIT:
+            self._overdue.clear()
+        self._overdue.update(expired)
 
     def _publish(self, channel: Channel, message: Message) -> Publish:
         self._token += 1
