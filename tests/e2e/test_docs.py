@@ -1,0 +1,138 @@
+"""The documentation's commands, run as they stand, page by page: each `sh` block in order, `&` in the background."""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadloop_models.packaged import packaged_bundles
+from roadloop_models.tasks import get_task
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+BIN = Path(sys.executable).parent
+WAIT_S = 120.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Reader:
+    """Somebody who types a page's commands into a shell, in a folder of their own."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin",
+            "FACTORY": str(packaged_bundles()["traffic-sign"].parent),
+            "DATA": str(data),
+        }
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.background: list[subprocess.Popen[bytes]] = []
+
+    def run(self, block: str) -> None:
+        """Type one block. A command that fails fails the test with what it said."""
+        for typed in block.strip().splitlines():
+            command = re.sub(r"^roadloop init \./fleet", rf"\g<0> --port {self.port}", typed)
+            if command.rstrip().endswith("&"):
+                words = shlex.split(command.rstrip().removesuffix("&"))
+                log = (self.folder / f"background-{len(self.background)}.log").open("wb")
+                self.background.append(
+                    subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+                )
+                continue
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", command],
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what was started is up: the broker answers, and every vehicle that runs has sent something."""
+        started = [shlex.join(map(str, process.args)) for process in self.background]  # type: ignore[arg-type]
+        if any("roadloop up" in command for command in started):
+            self.until(self.broker_answers)
+        if agents := sum("roadloop-agent run" in command for command in started):
+            self.until(lambda: self.online() == agents and self.stored() > 0)
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not reached():
+            assert time.monotonic() < deadline_s, self.logs()
+            time.sleep(0.2)
+
+    def broker_answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def online(self) -> int:
+        return sum(vehicle["online"] and vehicle["reported"] is not None for vehicle in self.ask("vehicles", "list"))
+
+    def stored(self) -> int:
+        streams = self.ask("telemetry", "gaps")["streams"]
+        return sum(entry["stored"] for entry in streams if entry["stream"] == "sign-decision")
+
+    def ask(self, *words: str) -> Any:
+        command = [str(BIN / "roadloop"), *words, "--workspace", str(self.folder / "fleet"), "--json"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("background-*.log"))
+
+    def stop(self) -> None:
+        for process in reversed(self.background):
+            process.terminate()
+        for process in reversed(self.background):
+            process.wait(30)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, made_data: Path) -> Iterator[Reader]:
+    reader = Reader(tmp_path, made_data)
+    yield reader
+    reader.stop()
+
+
+@pytest.fixture(scope="module")
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made-data")
+    for task in ("traffic-sign", "traffic-speed"):
+        get_task(task).write_made_data(folder, seed=3)
+    return folder
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work(page: Path, reader: Reader) -> None:
+    found = blocks(page)
+    assert found, f"{page.name} shows no command"
+    for block in found:
+        reader.run(block)
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for program in re.findall(r"\b(scripts/[a-z]+)\b", text):
+        path = REPOSITORY / program
+        assert path.is_file() and os.access(path, os.X_OK), program
+    for group, command in re.findall(r"`roadloop ([a-z]+)(?: ([a-z]+))?", text):
+        words = [word for word in (group, command) if word]
+        subprocess.run([str(BIN / "roadloop"), *words, "--help"], check=True, capture_output=True)
