@@ -208,7 +208,11 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     pipe = Pipe.from_fd(pipe_fd)
     mailroom = Mailroom(pipe)
     heartbeat = Heartbeat(beat_fd, ["owner", "reader"], clock)
-    spool = Spool(config.spool_path, config.spool.max_bytes, config.spool.retain_committed_s, clock())
+    spool, damage = Spool.open_or_begin(
+        config.spool_path, config.spool.max_bytes, config.spool.retain_committed_s, clock()
+    )
+    if damage is not None:
+        _LOG.error("%s", damage)
     cache = Cache(config.cache_path)
     updates = build_updates(config, mailroom, clock)
     session = Session(

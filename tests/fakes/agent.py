@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import ReleaseRef
@@ -29,36 +29,12 @@ rate_hz = 50.0
 """
 
 
-class TestVehicle:
-    """A provisioning folder, and the agent that runs on it."""
+class RunningAgent:
+    """The agent of a provisioning folder, in a process of its own while the block lasts."""
 
-    __test__ = False
-
-    def __init__(
-        self,
-        directory: Path,
-        vehicle: str,
-        broker: MosquittoBroker,
-        repository: Repository,
-        bundles: dict[str, Bundle],
-        profile: str = SIGN_PROFILE,
-        more: str = "",
-    ) -> None:
-        """`bundles`: slot -> the bundle that it starts with, signed as release 1. `more`: lines for vehicle.toml."""
-        self.directory, self.vehicle = directory, vehicle
-        directory.mkdir(parents=True)
-        self.refs: dict[str, ReleaseRef] = {slot: repository.add(bundle, 1) for slot, bundle in bundles.items()}
-        repository.provision(directory, {slot: (self.refs[slot], bundles[slot].directory) for slot in bundles})
-        certificate, key = broker.identity(vehicle, directory / "identity")
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.config = directory / "vehicle.toml"
-        self.config.write_text(
-            f'[vehicle]\nid = "{vehicle}"\n[broker]\nhost = "127.0.0.1"\nport = {broker.port}\nca = "{broker.ca}"\n'
-            f'certificate = "identity/{certificate.name}"\nkey = "identity/{key.name}"\n'
-            "reconnect_min_s = 0.1\nreconnect_max_s = 1.0\n"
-            f"[telemetry]\nbatch_samples = 50\nbatch_age_s = 0.5\n{more}",
-            encoding="utf-8",
-        )
-        (directory / "profile.toml").write_text(profile, encoding="utf-8")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -69,6 +45,11 @@ class TestVehicle:
                 stdout=log,
                 stderr=log,
             )
+
+    def run_to_its_end(self) -> "subprocess.CompletedProcess[str]":
+        """Run an agent that cannot start."""
+        command = [sys.executable, "-m", "roadloop_agent.cli", "run", "--config", str(self.config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit code."""
@@ -117,13 +98,44 @@ class TestVehicle:
         """What the agent has said."""
         return (self.directory / "agent.log").read_text(encoding="utf-8", errors="replace")[-4000:]
 
-    def __enter__(self) -> "TestVehicle":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+class TestVehicle(RunningAgent):
+    """A vehicle that is provisioned here, without the cloud's own code."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        directory: Path,
+        vehicle: str,
+        broker: MosquittoBroker,
+        repository: Repository,
+        bundles: dict[str, Bundle],
+        profile: str = SIGN_PROFILE,
+        more: str = "",
+    ) -> None:
+        """`bundles`: slot -> the bundle that it starts with, signed as release 1. `more`: lines for vehicle.toml."""
+        super().__init__(directory)
+        directory.mkdir(parents=True)
+        self.refs: dict[str, ReleaseRef] = {slot: repository.add(bundle, 1) for slot, bundle in bundles.items()}
+        repository.provision(directory, {slot: (self.refs[slot], bundles[slot].directory) for slot in bundles})
+        certificate, key = broker.identity(vehicle, directory / "identity")
+        self.config.write_text(
+            f'[vehicle]\nid = "{vehicle}"\n[broker]\nhost = "127.0.0.1"\nport = {broker.port}\nca = "{broker.ca}"\n'
+            f'certificate = "identity/{certificate.name}"\nkey = "identity/{key.name}"\n'
+            "reconnect_min_s = 0.1\nreconnect_max_s = 1.0\n"
+            f"[telemetry]\nbatch_samples = 50\nbatch_age_s = 0.5\n{more}",
+            encoding="utf-8",
+        )
+        (directory / "profile.toml").write_text(profile, encoding="utf-8")
 
 
 def _children(pid: int) -> list[int]:

@@ -199,7 +199,7 @@ def test_a_source_that_fails_says_so_and_is_opened_again(monkeypatch: pytest.Mon
     def open_items() -> Iterator[Item]:
         tries.append(1)
         if len(tries) < 3:
-            raise DataError("camera.mp4: truncated")
+            raise DataError("camera.mp4: truncated") if len(tries) == 1 else RuntimeError("the decoder's own")
         return items(2)
 
     source = capture([Subscriber(box, 0.001)], open_items=open_items, lossless=True)

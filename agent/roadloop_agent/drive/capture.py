@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from roadloop_agent.drive.frames import Frame, Item, Mailbox
-from roadloop_models.errors import RoadloopError
+from roadloop_models.errors import FailedError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
 _REOPEN_S = 2.0
@@ -54,10 +54,10 @@ class Capture:
                 self._replay(stop, beat)
                 self.error = None
             except RoadloopError as error:
-                if self.error is None:
-                    _LOG.error("source %s: %s", self.name, error)
-                self.error = error
-                self._pause(_REOPEN_S, stop, beat)
+                self._failed(error, stop, beat)
+                continue
+            except Exception as error:  # noqa: BLE001 (a decoder may raise anything; the source is opened again)
+                self._failed(FailedError(f"{type(error).__name__}: {error}"), stop, beat)
                 continue
             if not self._loop:
                 break
@@ -65,6 +65,12 @@ class Capture:
             subscriber.mailbox.end()
         while not stop.wait(_WAIT_S):
             beat()
+
+    def _failed(self, error: RoadloopError, stop: threading.Event, beat: Callable[[], None]) -> None:
+        if self.error is None:
+            _LOG.error("source %s: %s", self.name, error)
+        self.error = error
+        self._pause(_REOPEN_S, stop, beat)
 
     def _replay(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         due_s = self._clock()

@@ -6,6 +6,7 @@ Space is bounded: committed rows go first, then the streams of least value, olde
 declared. Ages are counted in seconds that link has run, which survive a wall clock that jumps.
 """
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -106,6 +107,23 @@ class Spool:
             "DELETE FROM produced WHERE boot < (SELECT max(boot) FROM produced) AND NOT EXISTS "
             "(SELECT 1 FROM batch WHERE batch.boot = produced.boot AND batch.stream = produced.stream)"
         )
+
+    @classmethod
+    def open_or_begin(
+        cls, path: Path, max_bytes: int, retain_committed_s: float, now_s: float
+    ) -> tuple["Spool", DataError | None]:
+        """Open the spool; a damaged one is moved aside for a person and a new one begun: (spool, what happened).
+
+        Only a fault of the disk damages it. A vehicle that is far from any person must go on reporting.
+        """
+        try:
+            return cls(path, max_bytes, retain_committed_s, now_s), None
+        except DataError as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{path}{suffix}").replace(f"{aside}{suffix}")
+            return cls(path, max_bytes, retain_committed_s, now_s), DataError(f"{error}; moved to {aside}")
 
     def known(self) -> dict[StreamKey, int]:
         """The last number accounted for in each stream (captured blocks left out: link numbers them itself)."""
@@ -339,7 +357,10 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
         db.executescript(_SCHEMA)
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise DataError(f"{path}: damaged; move it away to begin a new one (what it held is lost)")
+            db.close()
+            raise DataError(f"{path}: damaged, what it held is lost")
+    except sqlite3.OperationalError as error:
+        raise DiskFullError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise DataError(f"{path}: {error}; move it away to begin a new one (what it held is lost)") from error
+        raise DataError(f"{path}: {error}: damaged, what it held is lost") from error
     return db
