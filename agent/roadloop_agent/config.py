@@ -4,18 +4,16 @@ Unknown keys are refused by name, with the nearest known one. All paths of vehic
 profile.toml to profile.toml.
 """
 
-import difflib
-import tomllib
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
+from roadloop_models.settings import nearest, read_settings
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
@@ -26,9 +24,6 @@ Pace = Literal["rate", "as-consumed"]
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all tables of a configuration file."""
-
-
-FileT = TypeVar("FileT", bound=_Table)
 
 
 class VehicleTable(_Table, frozen=True, kw_only=True):
@@ -229,7 +224,7 @@ def load_config(path: Path) -> Config:
     Raises ConfigError naming file, field and the nearest known key.
     """
     path = path.resolve()
-    vehicle = _read(path, VehicleFile)
+    vehicle = read_settings(path, VehicleFile)
     try:
         check_vehicle_id(vehicle.vehicle.id)
     except MessageError as error:
@@ -251,7 +246,7 @@ def load_config(path: Path) -> Config:
 
 def load_profile(path: Path) -> ProfileFile:
     """Read a hardware profile and check that its slots and sources fit each other. Raises ConfigError."""
-    profile = _read(path, ProfileFile)
+    profile = read_settings(path, ProfileFile)
     if not profile.slots:
         raise ConfigError(f"{path}: slots: at least one is needed")
     for name, slot in profile.slots.items():
@@ -259,7 +254,7 @@ def load_profile(path: Path) -> ProfileFile:
         if slot.task not in TAKES:
             raise ConfigError(f"{where}.task: '{slot.task}' is unknown; known are {', '.join(sorted(TAKES))}")
         if slot.source not in profile.sources:
-            near = _nearest(slot.source, profile.sources)
+            near = nearest(slot.source, profile.sources)
             raise ConfigError(f"{where}.source: there is no [sources.{slot.source}]{near}")
         feeds = FEEDS[type(profile.sources[slot.source])]
         if feeds != TAKES[slot.task]:
@@ -284,43 +279,3 @@ def _check_source(where: str, source: SourceTable) -> None:
     last_row = getattr(source, "last_row", None)
     if last_row is not None and last_row < getattr(source, "first_row", 0):
         raise ConfigError(f"{where}.last_row is before first_row")
-
-
-def _read(path: Path, kind: type[FileT]) -> FileT:
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
-    _refuse_unknown(str(path), raw, kind, "")
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _refuse_unknown(path: str, raw: Any, kind: Any, where: str) -> None:
-    """Walk the tables beside their types: msgspec alone would not say which key was meant."""
-    if not isinstance(raw, dict):
-        return
-    if get_origin(kind) is dict:
-        for key, value in raw.items():
-            _refuse_unknown(path, value, get_args(kind)[1], f"{where}{key}.")
-        return
-    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
-        members = {member.__struct_config__.tag: member for member in get_args(kind)}
-        if raw.get("kind") not in members:
-            near = _nearest(str(raw.get("kind")), members)
-            raise ConfigError(f"{path}: {where}kind: {raw.get('kind')!r} is none of {', '.join(members)}{near}")
-        kind, raw = members[raw["kind"]], {key: value for key, value in raw.items() if key != "kind"}
-    hints = get_type_hints(kind)
-    for key, value in raw.items():
-        if key not in kind.__struct_fields__:
-            raise ConfigError(f"{path}: {where}{key}: unknown key{_nearest(key, kind.__struct_fields__)}")
-        _refuse_unknown(path, value, hints[key], f"{where}{key}.")
-
-
-def _nearest(word: str, known: Any) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else f"; known are {', '.join(known)}"

@@ -1,19 +1,13 @@
 """The workspace's configuration, `roadloop.toml`: parsed once, and strict about what it does not know."""
 
-import difflib
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import msgspec
-
-from roadloop_models.errors import ConfigError
 
 CONFIG_NAME = "roadloop.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
-StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,39 +59,3 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     telemetry: TelemetryConfig = TelemetryConfig()
     rollout: RolloutConfig = RolloutConfig()
     fetch: FetchConfig = FetchConfig()
-
-
-def load_toml(path: Path, kind: type[StructT]) -> StructT:
-    """Read a TOML file into frozen structs.
-
-    Raises ConfigError naming the file and the field; for an unknown key also the nearest known one.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return convert_settings(raw, kind, str(path))
-
-
-def convert_settings(raw: dict[str, Any], kind: type[StructT], where: str) -> StructT:
-    """The same for tables that were read already; `where` begins the error."""
-    refuse_unknown(raw, kind, where)
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def refuse_unknown(raw: dict[str, Any], kind: type[msgspec.Struct], where: str, prefix: str = "") -> None:
-    """Raise ConfigError for the first key that `kind` does not have, at any depth."""
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-    for key, value in raw.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
-            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; the nearest known one is '{prefix}{near[0]}'")
-        nested = fields[key]
-        if isinstance(value, dict) and isinstance(nested, type) and issubclass(nested, msgspec.Struct):
-            refuse_unknown(value, nested, where, f"{prefix}{key}.")

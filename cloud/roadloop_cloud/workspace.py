@@ -7,8 +7,9 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from roadloop_cloud.config import CONFIG_NAME, Config, load_toml
+from roadloop_cloud.config import CONFIG_NAME, Config
 from roadloop_models.errors import ConfigError
+from roadloop_models.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Workspace:
         root = root.resolve()
         if not (root / CONFIG_NAME).is_file():
             raise ConfigError(f"{root}: no {CONFIG_NAME} there, so it is no workspace; make one with 'roadloop init'")
-        return cls(root, load_toml(root / CONFIG_NAME, Config))
+        return cls(root, read_settings(root / CONFIG_NAME, Config))
 
     @property
     def ca(self) -> Path:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from roadloop_cloud.config import BrokerConfig, Config, RolloutConfig, load_toml
+from roadloop_cloud.config import BrokerConfig, Config, RolloutConfig
 from roadloop_cloud.founding import config_text
 from roadloop_cloud.workspace import Workspace
 from roadloop_models.errors import ConfigError
+from roadloop_models.settings import read_settings
 
 
 def read(tmp_path: Path, text: str) -> Config:
     path = tmp_path / "roadloop.toml"
     path.write_text(text)
-    return load_toml(path, Config)
+    return read_settings(path, Config)
 
 
 def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
@@ -27,8 +28,8 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[broker]\nhots = 'x'", r"roadloop.toml: unknown key 'broker.hots'; the nearest known one is 'broker.host'"),
-        ("[brokr]\nhost = 'x'", r"unknown key 'brokr'; the nearest known one is 'broker'"),
+        ("[broker]\nhots = 'x'", r"roadloop.toml: broker.hots: unknown key; did you mean 'host'"),
+        ("[brokr]\nhost = 'x'", r"roadloop.toml: brokr: unknown key; did you mean 'broker'"),
         ("[broker]\nport = 70000", r"roadloop.toml: .*port"),
         ("[broker]\nport = '1'", r"\$.broker.port"),
         ("[rollout]\nsuccess_threshold = 1.5", r"success_threshold"),
