@@ -1,5 +1,6 @@
 """A model made ready to drive, and what one frame becomes in it: preprocess, run, postprocess."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Model:
         outputs = self.runner.run(self.preprocess(image))
         sign = self.postprocess(outputs)
         decision = sign_decision(outputs[0].reshape(-1), sign.class_id, sign.label, sign.confidence)
-        if not np.isfinite(decision.confidence):
+        if not math.isfinite(decision.confidence):
             raise FailedError(f"{self.name} answers with values that are not finite")
         return decision
 
