@@ -31,7 +31,7 @@ SENSORS = 207
 FIT_SHARE = 0.75
 FINE_TUNE_WINDOWS = 800
 """Windows per epoch of fine-tuning, drawn anew each epoch: bounds its time however many rows the fleet sends."""
-CALIBRATION_WINDOWS = 256
+CALIBRATION_WINDOWS = 64
 _BATCH = 8
 _SCORE_BATCH = 32
 

@@ -52,7 +52,7 @@ class TrafficSign:
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
         hits = 0
         for index, (image, label) in enumerate(zip(rows.images, rows.labels, strict=True)):
-            hits += postprocess(runner.run(preprocess(image))).class_id == label
+            hits += int(postprocess(runner.run(preprocess(image))).class_id == label)
             if index % _PROGRESS_ROWS == 0:
                 progress(index, len(rows))
         progress(len(rows), len(rows))
