@@ -71,6 +71,14 @@ class Datasets:
         finally:
             self._snapshots.discard(staging)
 
+    def look_up_labels(self, data_dir: Path, output: Path) -> int:
+        """Label captured signs by the training pictures of a data folder that they equal; returns how many there are.
+
+        Stands in for the person who labels. Raises DataError naming file and field.
+        """
+        known = sign_data.load_training_signs(data_dir, "all")
+        return signs.look_up_labels(self._captured(Selection("traffic-sign")), known, output)
+
     def list(self) -> Sequence[Snapshot]:
         """All snapshots, the oldest first."""
         return self._snapshots.list()
@@ -98,16 +106,16 @@ class Datasets:
         if selection.labels is None:
             raise ConfigError("--labels is missing: a CSV with sha256,label of captured images")
         labels = signs.read_labels(selection.labels)
-        first_ms, end_ms = selection.span_ms
-        with self._database.reading() as session:
-            found = session.scalars(
-                select(Capture).where(Capture.task == selection.task, Capture.t_ms >= first_ms, Capture.t_ms < end_ms)
-            ).all()
-        captured = [
-            signs.Captured(row.vehicle, row.sha256, row.media_type, self._blob_path(row.sha256)) for row in found
-        ]
+        captured = self._captured(selection)
         target = staging / sign_data.FOLDER / sign_data.TRAIN_FILE
         return signs.assemble(captured, labels, _held_out_signs(selection.held_out), target)
+
+    def _captured(self, selection: Selection) -> list[signs.Captured]:
+        first_ms, end_ms = selection.span_ms
+        wanted = (Capture.task == selection.task, Capture.t_ms >= first_ms, Capture.t_ms < end_ms)
+        with self._database.reading() as session:
+            found = session.scalars(select(Capture).where(*wanted)).all()
+        return [signs.Captured(row.vehicle, row.sha256, row.media_type, self._blob_path(row.sha256)) for row in found]
 
 
 def _held_out_signs(data_dir: Path | None) -> Callable[[ImageArray], bool]:
