@@ -1,4 +1,4 @@
-"""From telemetry to a signed release with real training: made speeds, a starter model, what vehicles sent of the rest."""
+"""From telemetry to a signed release with real training: made speeds, a starter, and what vehicles sent of the rest."""
 
 import json
 from pathlib import Path

@@ -110,7 +110,7 @@ class Datasets:
         target = staging / sign_data.FOLDER / sign_data.TRAIN_FILE
         return signs.assemble(captured, labels, _held_out_signs(selection.held_out), target)
 
-    def _captured(self, selection: Selection) -> list[signs.Captured]:
+    def _captured(self, selection: Selection) -> Sequence[signs.Captured]:
         first_ms, end_ms = selection.span_ms
         wanted = (Capture.task == selection.task, Capture.t_ms >= first_ms, Capture.t_ms < end_ms)
         with self._database.reading() as session:
