@@ -201,17 +201,6 @@ def test_labels_may_name_tracks_and_classes(garage: Garage) -> None:
     assert sorted(rows.tracks.tolist()) == [0, 0, 1]
 
 
-def test_labels_can_be_looked_up_in_a_data_set_that_is_replayed(garage: Garage, tmp_path: Path) -> None:
-    ids = [garage.capture("a", seed) for seed in range(3)]
-    pictures = np.stack([garage.images[key] for key in ids[:2]])
-    write_signs(tmp_path / "data" / "gtsrb32" / "train.npz", SignRows(pictures, np.array([14, 7]), np.array([3, 4])))
-    assert garage.datasets.look_up_labels(tmp_path / "data", tmp_path / "labels.csv") == 2
-    assert signs.read_labels(tmp_path / "labels.csv") == {
-        ids[0]: signs.Label(14, "3"),
-        ids[1]: signs.Label(7, "4"),
-    }
-
-
 def test_test_images_never_come_into_a_snapshot(garage: Garage, tmp_path: Path) -> None:
     ids = [garage.capture("a", seed) for seed in range(2)]
     held_out = SignRows(garage.images[ids[0]][None], np.array([14]), np.array([0]))

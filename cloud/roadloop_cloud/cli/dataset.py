@@ -57,31 +57,6 @@ def build(app: Application, output: Output, **options: Any) -> None:
     _print(output, snapshot)
 
 
-@command.command()
-@click.option(
-    "--like",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data folder, the one that holds gtsrb32/.",
-)
-@click.option(
-    "--output", "target", required=True, type=click.Path(path_type=Path, dir_okay=False), help="CSV to write."
-)
-@with_application
-def label(app: Application, output: Output, like: Path, target: Path) -> None:
-    """Label captured signs by the training pictures of a data folder that they equal.
-
-    It stands in for the person who labels, where vehicles replay a data set.
-
-    \b
-    Example:
-      roadloop dataset label --like ./data --output labels.csv
-    """
-    with output.steps("Looking up labels"):
-        count = app.datasets.look_up_labels(like, target)
-    output.result({"labels": count, "file": str(target)}, f"{count} captured signs are labelled in {target}")
-
-
 @command.command("list")
 @with_application
 def list_(app: Application, output: Output) -> None:

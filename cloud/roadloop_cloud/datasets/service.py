@@ -71,14 +71,6 @@ class Datasets:
         finally:
             self._snapshots.discard(staging)
 
-    def look_up_labels(self, data_dir: Path, output: Path) -> int:
-        """Label captured signs by the training pictures of a data folder that they equal; returns how many there are.
-
-        Stands in for the person who labels. Raises DataError naming file and field.
-        """
-        known = sign_data.load_training_signs(data_dir, "all")
-        return signs.look_up_labels(self._captured(Selection("traffic-sign")), known, output)
-
     def list(self) -> Sequence[Snapshot]:
         """All snapshots, the oldest first."""
         return self._snapshots.list()

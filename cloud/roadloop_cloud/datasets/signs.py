@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from roadloop_cloud.datasets.snapshot import Content
-from roadloop_cloud.files import write_atomic
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray, ImageStandardize
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
-from roadloop_models.tasks.sign_data import SignRows
 
 _MAX_LABEL_BYTES = 64 * 1024 * 1024
 _MAX_IMAGE_BYTES = 4 * 1024 * 1024
@@ -67,23 +65,6 @@ def read_labels(path: Path) -> dict[str, Label]:
         if labels.setdefault(sha256, found) != found:
             raise DataError(f"{where}: {sha256[:12]}… has another label above")
     return labels
-
-
-def look_up_labels(captured: Sequence[Captured], known: SignRows, path: Path) -> int:
-    """Write a label file for the captured images that equal a picture of `known`; returns how many those are.
-
-    Stands in for the person who labels, where vehicles replay a data set.
-    """
-    rows = {image.tobytes(): row for row, image in enumerate(known.images)}
-    lines = set()
-    for item in captured:
-        content = _read(item)
-        image = None if content is None else _decode(content)
-        row = None if image is None else rows.get(image.tobytes())
-        if row is not None:
-            lines.add(f"{item.sha256},{known.labels[row]},{known.tracks[row]}\n")
-    write_atomic(path, "".join(["sha256,label,track\n", *sorted(lines)]).encode())
-    return len(lines)
 
 
 def assemble(
