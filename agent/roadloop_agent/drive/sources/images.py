@@ -13,6 +13,7 @@ from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray
 from roadloop_models.tasks.files import read_arrays
 
+cv2.setNumThreads(1)  # images this small gain nothing from more, and the other cores have their own work
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
 
