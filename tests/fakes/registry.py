@@ -1,7 +1,9 @@
 """A registry in a folder, and a client of its repository as vehicles have one, without a network."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import TargetFile
@@ -14,6 +16,7 @@ from roadloop_cloud.registry.releases import Releases
 from roadloop_cloud.registry.repository import ImageRepository
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.store.fleet_tables import Release
+from tests.fakes.cloud import fresh_database
 from tests.fakes.opaque_bundles import TASK, opaque_bundle
 
 
@@ -79,9 +82,23 @@ class Registry:
         self.releases = Releases(self.database, self.models, self.repository, self.offline, self.online)
 
     def create(self) -> "Registry":
-        self.database.create()
-        self.releases.create_repository()
+        """An empty database, keys, and a signed repository without targets."""
+        fresh_database(self.root).close()
+        for name, content in _empty_repository().items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o600)
         return self
+
+
+@cache
+def _empty_repository() -> dict[str, bytes]:
+    """Path -> content; made once, since each of its files is synced to disk."""
+    with TemporaryDirectory() as directory:
+        root = Path(directory)
+        Registry(root).releases.create_repository()
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def published(registry: Registry, directory: Path, version: str) -> Release:

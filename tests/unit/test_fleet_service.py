@@ -1,5 +1,6 @@
 """The fleet process with a broker in memory: reports are stored before they are acknowledged, desired states go out."""
 
+import shutil
 from pathlib import Path
 from threading import Event
 
@@ -12,6 +13,7 @@ from roadloop_cloud.fleet import desired, intake
 from roadloop_cloud.fleet.blocks import BlockServer
 from roadloop_cloud.fleet.service import FILTERS, FleetService, pace_of
 from roadloop_cloud.mqtt import Connected, Disconnected
+from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract import channels
@@ -22,12 +24,11 @@ from roadloop_models.contract.messages import (
     FetchRequest,
     FileBlock,
     Policy,
-    ReleaseRef,
     Reported,
     ReportedSlot,
     Status,
 )
-from tests.fakes.cloud import FakeTransport, fresh_database
+from tests.fakes.cloud import FakeTransport, add_vehicle
 from tests.fakes.opaque_bundles import TASK
 from tests.fakes.registry import Registry, published
 
@@ -36,10 +37,8 @@ class Process:
     """A fleet service over a registry with releases 1 and 2, one turn at a time."""
 
     def __init__(self, root: Path) -> None:
-        fresh_database(root, "car-1", "car-2").close()
         self.registry = Registry(root)
-        self.registry.releases.create_repository()
-        self.refs = [self._publish(root, version) for version in ("v1", "v2")]
+        self.refs = [release_ref(row) for row in self.registry.releases.list(TASK)]
         self.database = self.registry.database
         self.transport = FakeTransport()
         self.now_s = 100.0
@@ -57,10 +56,6 @@ class Process:
             self._renew,
             clock=lambda: self.now_s,
         )
-
-    def _publish(self, root: Path, version: str) -> ReleaseRef:
-        row = published(self.registry, root / "made", version)
-        return ReleaseRef(task=TASK, release=row.release, version=row.version, manifest_sha256=row.manifest_sha256)
 
     def _renew(self) -> bool:
         self.renewals += 1
@@ -104,8 +99,22 @@ class Process:
         return found
 
 
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: releases 1 and 2, and two vehicles."""
+    root = tmp_path_factory.mktemp("fleet")
+    registry = Registry(root).create()
+    for vehicle in ("car-1", "car-2"):
+        add_vehicle(registry.database, vehicle)
+    for version in ("v1", "v2"):
+        published(registry, root / "made", version)
+    registry.database.close()
+    return root
+
+
 @pytest.fixture
-def process(tmp_path: Path) -> Process:
+def process(tmp_path: Path, workspace: Path) -> Process:
+    shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
     made = Process(tmp_path)
     made.turn()
     return made

@@ -172,7 +172,7 @@ def test_a_job_begun_by_its_caller_is_nobody_elses(jobs: Jobs, clock: Clock) -> 
 def test_four_threads_do_each_job_exactly_once(tmp_path: Path) -> None:
     database = fresh_database(tmp_path)
     jobs = Jobs(database)
-    total = 120
+    total = 40
     for n in range(total):
         jobs.add("test", {"n": n})
     done: Counter[int] = Counter()
@@ -185,7 +185,9 @@ def test_four_threads_do_each_job_exactly_once(tmp_path: Path) -> None:
                 stop.set()
         return {}
 
-    threads = [threading.Thread(target=work, args=(jobs, {"test": handler}, stop)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=work, args=(jobs, {"test": handler}, stop), kwargs={"idle_s": 0.02}) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

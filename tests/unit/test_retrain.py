@@ -26,7 +26,7 @@ from roadloop_models.errors import ConfigError, FailedError, NotFoundError
 from roadloop_models.tasks import Evaluation, Progress, get_task
 from roadloop_models.tasks.speed_data import SpeedRows, write_speeds
 from tests.fakes.bundles import tiny_bundle
-from tests.fakes.cloud import fresh_database
+from tests.fakes.cloud import add_vehicle
 from tests.fakes.registry import Registry
 
 TASK = "traffic-sign"
@@ -92,10 +92,10 @@ class Lab:
     die_at: str | None = None
 
     def __post_init__(self) -> None:
-        fresh_database(self.root, "car-1", "car-2").close()
-        registry = Registry(self.root)
+        registry = Registry(self.root).create()
         self.registry, self.database = registry, registry.database
-        registry.releases.create_repository()
+        for vehicle in ("car-1", "car-2"):
+            add_vehicle(registry.database, vehicle)
         registry.models.register(tiny_bundle(self.root / "v1", "v1", seed=1).directory)
         self.release = registry.releases.publish(TASK, "v1")
         self.snapshots = Snapshots(self.root / "snapshots")

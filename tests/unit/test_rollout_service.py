@@ -14,6 +14,7 @@ from roadloop_cloud.store.fleet_tables import DesiredState, Release, RolloutClai
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef, Reported, ReportedSlot, UpdateState
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, NotFoundError
+from tests.fakes.cloud import fresh_database
 from tests.fakes.registry import Registry
 
 TASK = "traffic-sign"
@@ -28,9 +29,9 @@ class Fleet:
     """Rollouts over vehicles that say what the test lets them say."""
 
     def __init__(self, root: Path) -> None:
+        fresh_database(root).close()
         registry = Registry(root)
         self.database = registry.database
-        self.database.create()
         self.now_s = 1_000.0
         self.rollouts = Rollouts(self.database, registry.releases, RolloutConfig(), lambda: self.now_s)
         with self.database.transaction() as session:
