@@ -25,7 +25,7 @@ IMAGES = arrays(np.uint8, (32, 32, 3), elements=st.integers(0, 255))
 
 def _reference(image: ImageArray, clip: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     values = image.astype(np.float64)
-    return np.clip((values - values.mean()) / max(values.std(), 1.0), -clip, clip)
+    return np.asarray(np.clip((values - values.mean()) / max(values.std(), 1.0), -clip, clip))
 
 
 @given(IMAGES)

@@ -77,7 +77,7 @@ def test_a_wrong_input_is_refused_by_tensor_name(directory: Path, key: str) -> N
     with pytest.raises(ModelInputError, match=name):
         runner.run((inputs[0][..., :-1], *inputs[1:]))
     with pytest.raises(ModelInputError, match="float64"):
-        runner.run((inputs[0].astype(np.float64), *inputs[1:]))  # type: ignore[arg-type]
+        runner.run((inputs[0].astype(np.float64), *inputs[1:]))
     with pytest.raises(ModelInputError, match="input arrays"):
         runner.run(())
 

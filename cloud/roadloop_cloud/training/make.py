@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress, run_training
 from roadloop_cloud.training.spec import DataSource, TrainingResult, TrainingSpec
 from roadloop_models.errors import BundleError
@@ -41,23 +43,17 @@ def train_bundle(
         test_data=str(data_dir.resolve()),
         data_name="made" if made else "published",
         threads=threads,
-        command=_command(task, version, part, seed, epochs, with_fp32),
     )
+    spec = msgspec.structs.replace(spec, command=_command(spec))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".train-", dir=output.parent) as work_dir:
         result = run_training(spec, Path(work_dir), on_progress)
         (Path(work_dir) / BUNDLE_FOLDER).rename(output)
-    return TrainingResult(
-        bundle=str(output),
-        metrics=result.metrics,
-        best_epoch=result.best_epoch,
-        rows=result.rows,
-        seconds=result.seconds,
-    )
+    return msgspec.structs.replace(result, bundle=str(output))
 
 
-def _command(task: str, version: str, part: Part, seed: int, epochs: int | None, with_fp32: bool) -> str:
-    options = f"--part {part} --seed {seed}"
-    options += "" if epochs is None else f" --epochs {epochs}"
-    options += " --with-fp32" if with_fp32 else ""
-    return f"roadloop models train --task {task} --data DIR {options} --version {version} --output BUNDLE"
+def _command(spec: TrainingSpec) -> str:
+    options = f"--part {spec.data.part} --seed {spec.seed}"
+    options += "" if spec.epochs is None else f" --epochs {spec.epochs}"
+    options += " --with-fp32" if spec.with_fp32 else ""
+    return f"roadloop models train --task {spec.task} --data DIR {options} --version {spec.version} --output BUNDLE"

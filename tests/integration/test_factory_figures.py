@@ -1,0 +1,66 @@
+"""The bars of the factory bundles: size everywhere, accuracy by the published protocols where the real data is."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadloop_models.bundle import Bundle
+from roadloop_models.packaged import packaged_bundles
+from roadloop_models.runners import open_runner
+from roadloop_models.tasks import get_task
+
+INT8 = ("onnx-int8", "tflite-int8")
+SPEED_BARS_MPH = {"rmse_mph_15min": 5.05, "rmse_mph_30min": 5.90, "rmse_mph_45min": 6.45, "rmse_mph_60min": 6.90}
+
+
+def _evaluate(task: str, collection: str, key: str) -> dict[str, float]:
+    data = os.environ.get("ROADLOOP_DATA")
+    if not data:
+        pytest.skip("ROADLOOP_DATA names no folder of real data")
+    bundle = Bundle.open(packaged_bundles("factory" if collection == "factory" else "starter")[task], key)
+    variant = bundle.variant_by_key(key)
+    return get_task(task).evaluate(bundle, variant, open_runner(bundle, variant), Path(data)).metrics
+
+
+@pytest.mark.parametrize("collection", ["factory", "starter"])
+@pytest.mark.parametrize("key", INT8)
+def test_the_sign_files_are_small(collection: str, key: str) -> None:
+    bundle = Bundle.open(packaged_bundles("factory" if collection == "factory" else "starter")["traffic-sign"])
+    assert bundle.manifest.file_entry(bundle.variant_by_key(key).file).size_bytes <= 450_000
+
+
+def test_the_sign_model_has_few_parameters() -> None:
+    bundle = Bundle.open(packaged_bundles()["traffic-sign"])
+    assert bundle.manifest.training_weights is not None
+    with np.load(bundle.path(bundle.manifest.training_weights), allow_pickle=False) as arrays:
+        assert sum(arrays[name].size for name in arrays.files) <= 400_000
+
+
+@pytest.mark.realdata
+def test_signs_reach_the_bar_in_both_runtimes_and_int8_costs_little() -> None:
+    fp32 = _evaluate("traffic-sign", "factory", "onnx-fp32")["accuracy"]
+    for key in INT8:
+        accuracy = _evaluate("traffic-sign", "factory", key)["accuracy"]
+        assert accuracy >= 0.990, key
+        assert fp32 - accuracy <= 0.001, key
+
+
+@pytest.mark.realdata
+def test_speeds_reach_the_bars_in_both_runtimes_and_int8_costs_little() -> None:
+    fp32 = _evaluate("traffic-speed", "factory", "onnx-fp32")
+    for key in INT8:
+        found = _evaluate("traffic-speed", "factory", key)
+        for name, bar in SPEED_BARS_MPH.items():
+            assert found[name] <= bar, (key, name)
+            assert found[name] <= 1.005 * fp32[name], (key, name)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("task_name", ["traffic-sign", "traffic-speed"])
+def test_the_cards_figures_are_what_the_files_give(task_name: str) -> None:
+    bundle = Bundle.open(packaged_bundles()[task_name])
+    for key in INT8:
+        for name, value in _evaluate(task_name, "factory", key).items():
+            assert value == pytest.approx(bundle.manifest.metrics[f"{key}/{name}"], rel=2e-3), (key, name)
