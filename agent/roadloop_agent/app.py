@@ -41,7 +41,9 @@ _LOG = logging.getLogger(__name__)
 _LOCK_NAME = "agent.lock"
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from a slot that has its result; Python's default is 5 ms."""
-_SPOOL_JOIN_S = 2.0
+_SPOOL_JOIN_S = 1.0
+_DRAIN_S = 2.0
+"""How long a clean stop may take to hand the last samples over."""
 
 
 def setup_logging() -> None:
@@ -256,6 +258,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     thread.start()
     link.run(stop)
     thread.join(_SPOOL_JOIN_S)
+    link.drain(_DRAIN_S)
     link.close()
     updates.stop()
     spool.close()

@@ -29,7 +29,8 @@ WELL_S = 5.0
 """Without a beat for so long a child is not well: systemd's watchdog is no longer fed."""
 STUCK_S = 20.0
 """Without a beat for so long a child is killed; at its start it has the grace to load its models."""
-STOP_S = 2.4
+STOP_S = {"drive": 1.5, "link": 3.5}
+"""How long each may take to stop; together they are within the 5 s of a clean stop."""
 _PR_SET_PDEATHSIG = 1
 _LOOP_S = 1.0
 
@@ -203,7 +204,7 @@ class Supervisor:
             return
         child.process.terminate()
         try:
-            child.process.wait(STOP_S)
+            child.process.wait(STOP_S[child.name])
         except subprocess.TimeoutExpired:
             _LOG.error("%s does not stop: killed", child.name)
             child.process.kill()

@@ -377,6 +377,18 @@ def test_a_captured_frame_names_the_sample_that_it_belongs_to(tmp_path: Path) ->
     assert [row[6] for row in world.rows("sign-decision")] == [0.0, 1.0, 0.0, 1.0]
 
 
+def test_a_picture_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
+    model = load_model(tiny_bundle(tmp_path / "b").directory, "onnx-int8")
+    with SlowStart(every=1) as world:
+        world.slot.offer(model)
+        wait_for(world.slot, model)
+        for number in range(4):
+            world.show(number, IMAGE + np.uint8(number % 2))
+    world.roll.run(world.stop, lambda: None)
+    blocks = [message for message in world.pipe.messages if isinstance(message, Captured)]
+    assert [block.about_seq for block in blocks] == [1, 2]
+
+
 def test_rows_fit_their_streams() -> None:
     assert len(health_row(0, Tally(None), 0, 1.0)) == len(HEALTH.fields)
     decision = decide.SignDecision(1, "x", 0.5, 0.1)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from roadloop_agent.ipc import (
     make_socketpair,
 )
 from roadloop_agent.link import intake as intake_module
-from roadloop_agent.link.batcher import Batcher, Gap, Intake
+from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch
 from roadloop_agent.link.intake import PipeReader
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link, Mailroom
@@ -33,7 +33,6 @@ from roadloop_agent.link.spool import Spool
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import decode, encode
 from roadloop_models.contract.messages import (
-    BlobItem,
     Command,
     Cursor,
     Desired,
@@ -98,7 +97,7 @@ class FullDisk:
     def __init__(self, failures: int) -> None:
         self.failures = failures
         self.written: list[Intake] = []
-        self.items: list[tuple[BlobItem, list[bytes]]] = []
+        self.items: list[CapturedItem] = []
 
     def known(self) -> dict[tuple[int, str], int]:
         return {}
@@ -112,9 +111,9 @@ class FullDisk:
         self._write()
         self.written += intake
 
-    def append_item(self, boot: int, item: BlobItem, blocks: list[bytes], now_s: float) -> None:
+    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
         self._write()
-        self.items.append((item, blocks))
+        self.items += items
 
 
 def read(messages: list[FromDrive], sink: FullDisk, batch_samples: int = 2) -> tuple[list[FromDrive], PipeReader]:
@@ -165,8 +164,8 @@ def test_an_item_is_stored_whole_or_not_at_all() -> None:
     sink = FullDisk(0)
     whole, torn, other = blocks(b"abcdef", 2), blocks(b"ghijkl", 2), blocks(b"xy", 2)
     _, reader = read([whole[0], whole[1], torn[0], torn[2], *whole, other[0]], sink)
-    assert [b"".join(pieces) for _, pieces in sink.items] == [b"abcdef", b"xy"]
-    assert sink.items[0][0].about_seq == 4
+    assert [b"".join(captured.blocks) for captured in sink.items] == [b"abcdef", b"xy"]
+    assert sink.items[0].item.about_seq == 4
     lying = msgspec.structs.replace(other[0], sha256="f" * 64)
     sink = FullDisk(0)
     _, reader = read([lying], sink)
@@ -350,6 +349,18 @@ def test_a_stop_says_goodbye(tmp_path: Path) -> None:
     world.link.close()
     assert not decode(channels.STATUS, world.sent(channels.STATUS)[-1], Status).online
     assert world.transport.closed
+
+
+def test_a_stop_hands_over_what_is_left_and_waits_for_no_more_than_it_may(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run("it is connected", lambda: bool(world.sent(channels.STATUS)))
+    world.spool.append([SealedBatch(1, "health", 1, 5, b"columns")], 0.0)
+    world.link.drain(0.05)
+    assert world.spool.stats().pending_batches == 1, "nobody has committed it"
+    assert [message.payload for message in world.transport.published if "/up/t/" in message.topic] == [b"columns"]
+    world.receive(channels.CURSOR, Cursor(epoch=1, streams=(StreamCursor(boot=1, stream="health", prefix=5),)))
+    world.link.drain(60.0)
+    assert world.spool.stats().pending_batches == 0
 
 
 def test_a_switch_reaches_drive_and_a_full_pipe_stops_nobody(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from roadloop_agent.link.batcher import Gap, SealedBatch
+from roadloop_agent.link.batcher import CapturedItem, Gap, SealedBatch
 from roadloop_agent.link.spool import Spool
 from roadloop_models.contract.messages import BlobItem, Cursor, SeqRange, StreamCursor
 from roadloop_models.errors import DataError
@@ -104,7 +104,7 @@ def test_space_is_taken_from_committed_rows_first_and_then_by_value(tmp_path: Pa
     spool.apply_cursor(cursor("road-speed", 10), 0.0)
     spool.append([sealed(11, 20, "road-speed", size_bytes=200_000)], 0.0)
     spool.append([sealed(1, 5, "health", size_bytes=200_000)], 0.0)
-    spool.append_item(1, item(1, 100_000), [bytes(60_000), bytes(40_000)], 0.0)
+    spool.append_items([CapturedItem(1, item(1, 100_000), (bytes(60_000), bytes(40_000)))], 0.0)
     spool.append([sealed(1, 9, "sign-decision", size_bytes=200_000)], 0.0)
     assert spool.lost() == []
     gone = []
@@ -133,10 +133,10 @@ def test_lost_ranges_that_meet_become_one_and_go_when_covered(tmp_path: Path) ->
 
 def test_blocks_of_captured_items_are_numbered_on_across_restarts(tmp_path: Path) -> None:
     spool = make(tmp_path)
-    spool.append_item(3, item(1, 3), [b"a", b"b", b"c"], 0.0)
+    spool.append_items([CapturedItem(3, item(1, 3), (b"a", b"b", b"c"))], 0.0)
     spool.close()
     spool = make(tmp_path)
-    spool.append_item(3, item(2, 1), [b"d"], 0.0)
+    spool.append_items([CapturedItem(3, item(2, 1), (b"d",))], 0.0)
     assert [(row.first_seq, row.n, row.item) for row in spool.pending(10)] == [
         (1, 0, f"{1:064x}"),
         (2, 1, f"{1:064x}"),

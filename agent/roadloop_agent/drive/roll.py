@@ -4,6 +4,7 @@ import hashlib
 import logging
 import queue
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from roadloop_models.preprocess import ImageArray
 _LOG = logging.getLogger(__name__)
 MAX_ITEM_BYTES = 8 << 20
 _QUEUED = 32
+_REMEMBERED = 16_384
+"""Items of which it is known that they were sent: the same content is not sent again."""
 _WAIT_S = 0.1
 _MEDIA_TYPE = "image/png"
 
@@ -44,6 +47,7 @@ class CaptureRoll:
         self._budgets = {slot: ByteBudget(bytes_per_s) for slot, bytes_per_s in budgets.items()}
         self._shots: queue.Queue[_Shot] = queue.Queue(_QUEUED)
         self._lock = threading.Lock()
+        self._sent: OrderedDict[str, None] = OrderedDict()
 
     def has_room(self, slot: str, now_s: float) -> bool:
         """Whether another frame of this slot would be sent."""
@@ -80,8 +84,10 @@ class CaptureRoll:
             _LOG.error("slot %s: a captured frame of %d bytes is not sent", shot.slot, len(content))
             return
         sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 in self._sent:  # a camera that stands still, a replay that begins again
+            return
         pieces = [content[start : start + BLOCK_BYTES] for start in range(0, len(content), BLOCK_BYTES)]
-        self._outbox.offer(
+        offered = self._outbox.offer(
             [
                 Captured(
                     boot=self._boot,
@@ -99,3 +105,7 @@ class CaptureRoll:
                 for n, piece in enumerate(pieces)
             ]
         )
+        if offered:
+            self._sent[sha256] = None
+            if len(self._sent) > _REMEMBERED:
+                self._sent.popitem(last=False)

@@ -7,7 +7,7 @@ from roadloop_agent.ipc import Samples
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
 from roadloop_models.contract.columns import encode_columns
-from roadloop_models.contract.messages import TelemetryBatch
+from roadloop_models.contract.messages import BlobItem, TelemetryBatch
 from roadloop_models.contract.streams import STREAMS
 from roadloop_models.errors import MessageError
 
@@ -38,6 +38,15 @@ class Gap:
 
 
 Intake = SealedBatch | Gap
+
+
+@dataclass(frozen=True)
+class CapturedItem:
+    """A captured image or clip, cut into the blocks that are sent; the spool numbers them."""
+
+    boot: int
+    item: BlobItem
+    blocks: tuple[bytes, ...]
 
 
 @dataclass

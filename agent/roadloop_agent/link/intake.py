@@ -5,11 +5,11 @@ import logging
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from roadloop_agent.ipc import Attach, Captured, FromDrive, Hello, Pipe, Produced, Samples, SlotHealth, encode_ipc
-from roadloop_agent.link.batcher import Batcher, Gap, Intake, SealedBatch, StreamKey
+from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch, StreamKey
 from roadloop_models.contract.messages import BlobItem
 from roadloop_models.errors import DiskFullError, MessageError
 
@@ -33,8 +33,8 @@ class Sink(Protocol):
     def append(self, intake: list[Intake], now_s: float) -> None:
         """Store batches and gaps. Raises DiskFullError."""
 
-    def append_item(self, boot: int, item: BlobItem, blocks: list[bytes], now_s: float) -> None:
-        """Store a captured item. Raises DiskFullError."""
+    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
+        """Store captured items. Raises DiskFullError."""
 
 
 class PipeReader:
@@ -62,6 +62,7 @@ class PipeReader:
         self._waiting: deque[Intake] = deque()
         self._retry_s = 0.0
         self._blocks: list[bytes] = []
+        self._items: list[CapturedItem] = []
         self._attached = False
         self._attach_s = 0.0
         self.malformed = 0
@@ -148,18 +149,24 @@ class PipeReader:
             about_seq=block.about_seq,
             t_ms=block.t_ms,
         )
-        try:
-            self._sink.append_item(block.boot, item, blocks, self._clock())
-        except DiskFullError as error:
-            _LOG.error("captured item given up: %s", error)
-            return
-        self._stored()
+        self._items.append(CapturedItem(block.boot, item, tuple(blocks)))
 
     def _keep(self, intake: list[Intake]) -> None:
         self._waiting.extend(intake)
 
     def _store(self, now_s: float) -> None:
-        """Write what waits. While the disk is full it waits in memory; what is too much is declared, not forgotten."""
+        """Write what waits, in few transactions: each costs the disk a flush.
+
+        While the disk is full, samples wait in memory, and what is too much is declared, not forgotten. Captured
+        items are given up: they have no number yet.
+        """
+        if self._items:
+            try:
+                self._sink.append_items(self._items, now_s)
+                self._stored()
+            except DiskFullError as error:
+                _LOG.error("%d captured items given up: %s", len(self._items), error)
+            self._items = []
         if not self._waiting or now_s < self._retry_s:
             return
         try:

@@ -201,6 +201,14 @@ class Link:
             self._wait()
         self._show_status(force=True)
 
+    def drain(self, timeout_s: float) -> None:
+        """Send what is left while there is a connection; what the cloud has not committed by then stays on disk."""
+        until_s = self._clock() + timeout_s
+        while self._session.view().connected and self._ledger.stats().pending_batches and self._clock() < until_s:
+            self._mailroom.heard()
+            self._act()
+            self._wait()
+
     def close(self) -> None:
         """Say goodbye where there is a connection, and end it."""
         for action in self._session.farewell():

@@ -14,10 +14,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadloop_agent.link.batcher import Gap, Intake, StreamKey
+from roadloop_agent.link.batcher import CapturedItem, Gap, Intake, StreamKey
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
-from roadloop_models.contract.messages import BLOB_STREAM, BlobBlock, BlobItem, Cursor, LostRange
+from roadloop_models.contract.messages import BLOB_STREAM, BlobBlock, Cursor, LostRange
 from roadloop_models.errors import DataError, DiskFullError
 
 _VALUE = {"health": 0, BLOB_STREAM: 1, "sign-decision": 2, "speed-decision": 2, "road-speed": 4}
@@ -144,17 +144,12 @@ class Spool:
             self._make_room()
         self._shrink()
 
-    def append_item(self, boot: int, item: BlobItem, blocks: Sequence[bytes], now_s: float) -> None:
-        """Store a captured item, one row a block, numbered here. Raises DiskFullError where the disk is full."""
+    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
+        """Store captured items, all or none: one row a block, numbered here. Raises DiskFullError."""
         with self._lock, _Transaction(self._db):
             self._tick(now_s)
-            row = self._db.execute("SELECT last_seq FROM produced WHERE boot = ? AND stream = ?", (boot, BLOB_STREAM))
-            seq = (row.fetchone() or (0,))[0]
-            for n, data in enumerate(blocks):
-                seq += 1
-                payload = encode(channels.BLOB, BlobBlock(boot=boot, seq=seq, item=item, data=data))
-                self._insert((boot, BLOB_STREAM, seq, seq, item.sha256, n), payload)
-            self._mark_produced(boot, BLOB_STREAM, seq)
+            for captured in items:
+                self._insert_item(captured)
             self._make_room()
         self._shrink()
 
@@ -236,6 +231,16 @@ class Spool:
             "INSERT INTO batch (boot, stream, first_seq, last_seq, item, n, value, payload) VALUES (?,?,?,?,?,?,?,?)",
             (*row, value, payload),
         )
+
+    def _insert_item(self, captured: CapturedItem) -> None:
+        key = (captured.boot, BLOB_STREAM)
+        row = self._db.execute("SELECT last_seq FROM produced WHERE boot = ? AND stream = ?", key).fetchone()
+        seq = 0 if row is None else row[0]
+        for n, data in enumerate(captured.blocks):
+            seq += 1
+            payload = encode(channels.BLOB, BlobBlock(boot=captured.boot, seq=seq, item=captured.item, data=data))
+            self._insert((*key, seq, seq, captured.item.sha256, n), payload)
+        self._mark_produced(*key, seq)
 
     def _mark_produced(self, boot: int, stream: str, last_seq: int) -> None:
         self._db.execute(
