@@ -49,7 +49,7 @@ def build_cursor(session: Session, vehicle: str) -> Cursor:
 class CursorPublisher:
     """Publishes the cursor of touched vehicles, each at most once in `interval_s`, always as the ledger is then."""
 
-    def __init__(self, database: Database, transport: Transport, interval_s: float = 0.2) -> None:
+    def __init__(self, database: Database, transport: Transport, interval_s: float = 0.5) -> None:
         """Nothing is due yet."""
         self._database = database
         self._transport = transport

@@ -32,7 +32,7 @@ class Grouping:
     """How many messages one transaction takes, and how long the first of them may wait for the others."""
 
     max_messages: int = 200
-    window_s: float = 0.02
+    window_s: float = 0.1
     retry_s: float = 0.5
     idle_s: float = 0.5
 
