@@ -132,7 +132,6 @@ def test_a_subprocess_that_dies_is_a_failed_run(made: Path, tmp_path: Path, monk
     (package / "__init__.py").write_text(
         "import os, sys\nprint('no memory', file=sys.stderr, flush=True)\nos.abort()\n"
     )
-    monkeypatch.setattr(sys, "executable", sys.executable)
     with pytest.raises(FailedError, match=rf"exit code -{signal.SIGABRT.value}.*no memory"):
         run_training(_spec(made), tmp_path / "work")
 

@@ -16,8 +16,8 @@ from roadloop_models.tasks.sign_classes import SIGN_LABELS
 FOLDER = "gtsrb32"
 TRAIN_FILE = "train.npz"
 TEST_FILE = "test_a.npz"
-STARTER_SHARE = 4
-"""The starter part has every fourth track of each class, and at least one."""
+STARTER_SHARE = 8
+"""The starter part has every eighth track of each class, and at least one."""
 
 
 @dataclass(frozen=True)
