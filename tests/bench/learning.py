@@ -36,7 +36,8 @@ def _sizes(bundles: dict[str, Bundle]) -> list[Figure]:
         weights = bundle.manifest.training_weights
         assert weights is not None
         with np.load(bundle.path(weights), allow_pickle=False) as arrays:
-            count = sum(arrays[name].size for name in arrays.files if "adjacency" not in name)
+            learned = [name for name in arrays.files if "adjacency" not in name and "running_" not in name]
+            count = sum(arrays[name].size for name in learned)
         found.append(_figure(f"parameters_{task}", count, "parameters", bar=400_000 if task == SIGN else None))
     return found
 

@@ -166,7 +166,7 @@ def test_a_workspace_with_an_unknown_key_is_refused(cloud: LiveCloud) -> None:
     path = cloud.app.workspace.root / "roadloop.toml"
     path.write_text(path.read_text().replace("[broker]", "[broker]\nhosst = 'x'"))
     answer = run("vehicles", "list", "--workspace", cloud.app.workspace.root, expect=2)
-    assert "unknown key 'broker.hosst'; the nearest known one is 'broker.host'" in answer["error"]["detail"]
+    assert "broker.hosst: unknown key; did you mean 'host'?" in answer["error"]["detail"]
 
 
 def test_init_makes_a_workspace_that_opens_and_refuses_a_second_one(tmp_path: Path) -> None:
