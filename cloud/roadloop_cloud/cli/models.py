@@ -168,7 +168,7 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says.")
-@click.option("--fp32", is_flag=True, help="Write an fp32 variant too.")
+@click.option("--with-fp32", is_flag=True, help="Write an fp32 variant too.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @with_output
 def train(*, output: Output, task: str, data: Path, version: str, directory: Path, **options: Any) -> None:
@@ -194,7 +194,7 @@ def train(*, output: Output, task: str, data: Path, version: str, directory: Pat
             part=options["part"],
             seed=options["seed"],
             epochs=options["epochs"],
-            with_fp32=options["fp32"],
+            with_fp32=options["with_fp32"],
             threads=options["threads"],
             on_progress=show_progress,
         )

@@ -1,6 +1,7 @@
 """The three things that go wrong on purpose, each with what came of it."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from processes import DemoError, Service, run_json, wait_for
@@ -24,9 +25,15 @@ def restart_broker(broker: Service, watcher: Watcher, screen: Screen) -> Fault:
     """SIGKILL for the broker while the fleet sends; every vehicle has to come back by itself."""
     broker.kill()
     screen.event("[red]the broker is killed (SIGKILL)[/red]; vehicles keep what they measure on disk")
-    before = _stored(watcher.look())
+    restarted = datetime.now(UTC)
     broker.restart()
+    wait_for(
+        "word from every vehicle after the broker came back",
+        lambda: all(seen.last_seen is not None and seen.last_seen > restarted for seen in watcher.look()),
+        90,
+    )
     fleet = watcher.look()
+    before = _stored(fleet)
     wait_for(
         "telemetry of every vehicle after the broker came back",
         lambda: all(after > before[vehicle] for vehicle, after in _stored(watcher.look()).items()),

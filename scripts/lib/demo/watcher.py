@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from screen import FleetView, Screen, VehicleLine
@@ -21,6 +22,8 @@ class Seen:
     id: str
     hardware: str
     online: bool
+    last_seen: datetime | None
+    """When the cloud last had word from it: its status, or a report."""
     reported: dict[str, dict[str, Any]]
     stored: dict[str, int]
     """Samples stored by stream."""
@@ -56,7 +59,14 @@ class Watcher:
         for vehicle, stream, count in totals:
             stored.setdefault(vehicle, {})[stream] = int(count)
         return [
-            Seen(row.id, row.hardware, row.online, (row.reported or {}).get("slots", {}), stored.get(row.id, {}))
+            Seen(
+                row.id,
+                row.hardware,
+                row.online,
+                row.last_seen,
+                (row.reported or {}).get("slots", {}),
+                stored.get(row.id, {}),
+            )
             for row in vehicles
         ]
 
