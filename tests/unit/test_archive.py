@@ -13,6 +13,8 @@ from roadloop_models.bundle.archive import pack, unpack
 from roadloop_models.errors import BundleError
 from tests.fakes.bundles import tiny_bundle
 
+VECTORS = Path(__file__).parents[1] / "vectors" / "bundles"
+
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -94,3 +96,18 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     leaves_nothing(tmp_path / "text.tar", tmp_path)
     with pytest.raises(BundleError, match="missing.tar"):
         unpack(tmp_path / "missing.tar", tmp_path / "out")
+
+
+BROKEN = sorted(path for path in VECTORS.glob("*.tar") if path.stem != "bundle-whole")
+
+
+def test_the_whole_vector_opens(tmp_path: Path) -> None:
+    assert unpack(VECTORS / "bundle-whole.tar", tmp_path / "out").manifest.version == "v1"
+    assert len(BROKEN) >= 5
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+def test_a_broken_archive_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        unpack(path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
