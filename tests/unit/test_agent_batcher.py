@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_agent.ipc import Samples
@@ -100,7 +100,6 @@ def test_rows_that_cannot_be_encoded_are_declared_and_do_not_stop_the_stream() -
     assert spans(batcher.add(samples(3, 4), 0.0)) == [("batch", 3, 4)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.floats(0, 3)), max_size=25),
     st.integers(1, 7),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_agent.config import CaptureTable, SlotTable
@@ -251,7 +251,6 @@ def test_a_byte_budget_is_refilled_with_time_and_never_beyond_its_burst() -> Non
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 300)), max_size=40))
-@settings(max_examples=40)
 def test_a_byte_budget_is_kept_over_any_time(steps: list[tuple[float, int]]) -> None:
     budget, now_s, spent, largest = decide.ByteBudget(100, burst_s=2), 0.0, 0, 0
     for wait_s, size_bytes in steps:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_agent.link.session import Action, Connect, Disconnect, Publish, Session, SessionLimits
@@ -306,7 +306,6 @@ def test_a_command_is_done_once_and_answered() -> None:
     assert decode(channels.REPLY, actions[0].payload, Reply) == Reply(id="c1", ok=True)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from(["poll", "ack", "commit", "break", "connect", "forget", "fill"]), max_size=60), st.data()
 )

@@ -38,7 +38,7 @@ def test_the_same_bundle_comes_out(packed: Path, tmp_path: Path) -> None:
         unpack(packed, tmp_path / "out")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_byte_or_a_cut_leaves_nothing_wrong_behind(
     packed: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_cloud.rollout.plan import (
@@ -203,7 +203,6 @@ _REPORTS = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     success=st.sampled_from([0.0, 0.5, 1.0]),

@@ -6,7 +6,7 @@ import zlib
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tuf.api.exceptions import DownloadHTTPError, DownloadLengthMismatchError, LengthOrHashMismatchError
 
@@ -138,7 +138,6 @@ def test_metadata_that_is_replaced_meanwhile_begins_anew() -> None:
     assert assembler.done and (assembler.sha256, assembler.size_bytes) == (newer_sha256, len(newer))
 
 
-@settings(deadline=None, max_examples=50)
 @given(size_bytes=st.integers(1, 20 * BLOCK_BYTES), seed=st.integers(0, 1 << 30), known=st.booleans())
 def test_any_loss_and_order_ends_with_the_whole_file(size_bytes: int, seed: int, known: bool) -> None:
     rng = random.Random(seed)

@@ -230,5 +230,5 @@ class Life(RuleBasedStateMachine):
             assert wanted is None or same_release(self.state.target, wanted.ref)
 
 
-Life.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Life.TestCase.settings = settings(stateful_step_count=40)
 TestLife = Life.TestCase
