@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from roadloop_models.bundle import Bundle
-from roadloop_models.packaged import packaged_bundles
+from roadloop_models.packaged import Collection, packaged_bundles
 from roadloop_models.runners import open_runner
 from roadloop_models.tasks import get_task
 
@@ -15,19 +15,19 @@ INT8 = ("onnx-int8", "tflite-int8")
 SPEED_BARS_MPH = {"rmse_mph_15min": 5.05, "rmse_mph_30min": 5.90, "rmse_mph_45min": 6.45, "rmse_mph_60min": 6.90}
 
 
-def _evaluate(task: str, collection: str, key: str) -> dict[str, float]:
+def _evaluate(task: str, collection: Collection, key: str) -> dict[str, float]:
     data = os.environ.get("ROADLOOP_DATA")
     if not data:
         pytest.skip("ROADLOOP_DATA names no folder of real data")
-    bundle = Bundle.open(packaged_bundles("factory" if collection == "factory" else "starter")[task], key)
+    bundle = Bundle.open(packaged_bundles(collection)[task], key)
     variant = bundle.variant_by_key(key)
     return get_task(task).evaluate(bundle, variant, open_runner(bundle, variant), Path(data)).metrics
 
 
 @pytest.mark.parametrize("collection", ["factory", "starter"])
 @pytest.mark.parametrize("key", INT8)
-def test_the_sign_files_are_small(collection: str, key: str) -> None:
-    bundle = Bundle.open(packaged_bundles("factory" if collection == "factory" else "starter")["traffic-sign"])
+def test_the_sign_files_are_small(collection: Collection, key: str) -> None:
+    bundle = Bundle.open(packaged_bundles(collection)["traffic-sign"])
     assert bundle.manifest.file_entry(bundle.variant_by_key(key).file).size_bytes <= 450_000
 
 
