@@ -91,9 +91,10 @@ def test_confidence_must_not_collapse(confidence: float | None, wanted: Verdict)
     assert verdict(Sample(confidence_mean=confidence))[0] is wanted
 
 
-def test_the_mean_latency_is_weighted_by_decisions() -> None:
-    samples = (Sample(decisions=1, latency_mean_us=100_000.0), Sample(decisions=99, latency_mean_us=100.0))
-    assert verdict(*samples)[0] is Verdict.KEEP
+def test_seconds_in_which_the_machine_was_busy_are_no_evidence_of_a_slow_version() -> None:
+    busy, idle, usual = Sample(latency_mean_us=100_000.0), Sample(decisions=0, latency_mean_us=0.0), Sample()
+    assert verdict(busy, idle, busy, usual)[0] is Verdict.KEEP
+    assert verdict(busy, idle, busy)[0] is Verdict.TAKE_BACK
 
 
 def test_the_baseline_ignores_seconds_without_decisions() -> None:

@@ -20,7 +20,7 @@ IDLE_WINDOWS = 10
 """How many windows a trial may last while its source is idle and has not given ENOUGH_DECISIONS."""
 LATENCY_RATIO = 3.0
 LATENCY_FLOOR_US = 5_000.0
-"""Below this mean no version is too slow, whatever the incumbent needs."""
+"""Below this no version is too slow, whatever the incumbent needs."""
 CONFIDENCE_RATIO = 0.5
 _BASELINE_WEIGHT = 0.05
 
@@ -79,7 +79,9 @@ class Window:
     baseline: Baseline = field(default_factory=Baseline)
     decisions: int = 0
     errors: int = 0
-    latency_sum_us: float = 0.0
+    latency_best_us: float = math.inf
+    """The least mean of a sample. A version that is too slow is too slow in its best second; in a bad second of the
+    machine every version is."""
     confidence_sum: float = 0.0
     confidence_count: int = 0
     idle: bool = False
@@ -114,7 +116,7 @@ def observe(window: Window, sample: HealthSample) -> Window:
         window,
         decisions=window.decisions + decisions,
         errors=window.errors + max(0, sample.errors),
-        latency_sum_us=window.latency_sum_us + decisions * sample.latency_mean_us,
+        latency_best_us=min(window.latency_best_us, sample.latency_mean_us) if decisions else window.latency_best_us,
         confidence_sum=window.confidence_sum + (known * confidence if known and confidence else 0.0),
         confidence_count=window.confidence_count + known,
         idle=sample.idle,
@@ -139,12 +141,11 @@ def judge(window: Window, now_s: float) -> tuple[Verdict, ErrorInfo | None]:
 
 
 def _compare(window: Window) -> tuple[Verdict, ErrorInfo | None]:
-    latency_us = window.latency_sum_us / window.decisions
     allowed_us = max(LATENCY_FLOOR_US, LATENCY_RATIO * window.baseline.latency_us)
-    if math.isfinite(window.baseline.latency_us) and latency_us > allowed_us:
+    if math.isfinite(window.baseline.latency_us) and window.latency_best_us > allowed_us:
         return _bad(
-            f"mean latency {latency_us:.0f} us, the version before needed {window.baseline.latency_us:.0f} us; "
-            f"{allowed_us:.0f} us are allowed"
+            f"latency {window.latency_best_us:.0f} us in its best second; the version before needed "
+            f"{window.baseline.latency_us:.0f} us, {allowed_us:.0f} us are allowed"
         )
     if window.confidence_count:
         confidence = window.confidence_sum / window.confidence_count
