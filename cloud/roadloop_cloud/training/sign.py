@@ -20,7 +20,7 @@ from roadloop_models.zoo.sign_cnn import SignCnn
 
 CLIP = 3.0
 VALIDATION_SHARE = 0.1
-FINE_TUNE_IMAGES = 4800
+FINE_TUNE_IMAGES = 3600
 """Images per epoch of fine-tuning, drawn anew each epoch: bounds its time however many rows the fleet sends."""
 CALIBRATION_IMAGES = 512
 _BATCH = 64
