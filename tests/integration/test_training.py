@@ -146,7 +146,7 @@ def test_the_card_and_the_manifest_say_what_the_run_was(made: Path, tmp_path: Pa
     spec = _spec(made, test_data=str(made), refit=False, with_fp32=True, command="the command", data_name="made")
     bundle = Bundle.open(Path(run_training(spec, tmp_path / "work").bundle))
     card = bundle.path("MODEL_CARD.md").read_text()
-    for wanted in ("made data", "the command", "Seed 0", "onnx-fp32", "rmse_mph_60min", "No test row"):
+    for wanted in ("made data", "the command", "Seed 0", "onnx-fp32", "rmse_mph_60min", "chosen without test rows"):
         assert wanted in card
     int8, fp32 = (bundle.manifest.metrics[f"onnx-{precision}/rmse_mph_60min"] for precision in ("int8", "fp32"))
     assert int8 == pytest.approx(fp32, rel=0.05)
