@@ -47,7 +47,7 @@ def _check_fleet(summary: dict[str, Any]) -> None:
     outcomes = {fault["fault"]: fault["outcome"] for fault in summary["faults"]}
     assert len(outcomes) == 3
     assert "trust-refused" in outcomes["tampered release offered"]
-    assert "fetched the rest" in outcomes["agent killed in the middle of a download"]
+    assert "resumed with the" in outcomes["agent killed in the middle of a download"]
 
 
 def _check_learning(summary: dict[str, Any]) -> None:

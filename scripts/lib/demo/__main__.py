@@ -59,7 +59,12 @@ def main(data: str, vehicles: int, workspace: Path | None) -> None:
     except KeyboardInterrupt:
         click.echo("stopped; everything that the demo had started has ended", err=True)
         sys.exit(130)
-    summary = {"data": kind, "broker": broker | {"tls": True}, **told, "seconds": screen.seconds()}
+    summary = {
+        "data": kind,
+        "broker": broker | {"tls": told.pop("tls") is not None},
+        **told,
+        "seconds": screen.seconds(),
+    }
     path = directory / "summary.json"
     path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     _say(summary, path)

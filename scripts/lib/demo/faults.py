@@ -12,6 +12,9 @@ from roadloop_cloud.app import Application
 from roadloop_models.bundle import FileEntry
 from roadloop_models.contract.messages import ReleaseRef
 
+KILL_AT_BLOCKS = 3
+"""So many blocks must be on disk, so that a download that began anew could be told from one that went on."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -43,19 +46,32 @@ def restart_broker(broker: Service, watcher: Watcher, screen: Screen) -> Fault:
     return Fault("broker killed and restarted", f"all {len(fleet)} vehicles reconnected and sent what they had kept")
 
 
-def kill_in_download(agent: Service, state_dir: Path, vehicle: str, screen: Screen) -> Fault:
-    """SIGKILL for an agent once part of a file has reached its disk; started again, it fetches only the rest."""
-    wait_for(f"{vehicle} to be in the middle of a download", lambda: _kept(state_dir)[0] > 0, 120, every_s=0.01)
+def kill_in_download(
+    agent: Service, state_dir: Path, vehicle: str, offered: ReleaseRef, *, watcher: Watcher, screen: Screen
+) -> Fault:
+    """SIGKILL for an agent when some blocks of a file are on its disk; started again, it must go on from there."""
+    wait_for(f"{vehicle} to be in a download", lambda: _kept(state_dir)[0] >= KILL_AT_BLOCKS, 120, every_s=0.01)
+    boot = watcher.vehicle(vehicle).boot
     agent.kill()
     kept, total = _kept(state_dir)
     screen.event(f"[red]{vehicle} is killed (SIGKILL) in its download[/red]: {kept} of {total} blocks are on its disk")
-    if not 0 < kept < total:
+    if not KILL_AT_BLOCKS <= kept < total:
         raise DemoError(f"{vehicle}: {kept} of {total} blocks were left on disk; the kill came at the wrong moment")
     agent.restart()
-    return Fault(
-        "agent killed in the middle of a download",
-        f"{vehicle} came back on the incumbent with {kept} of {total} blocks kept, and fetched the rest",
-    )
+    least = kept
+
+    def spoke() -> bool:
+        nonlocal least
+        least = min(least, _kept(state_dir)[0] or least)
+        return watcher.vehicle(vehicle).boot > boot
+
+    wait_for(f"{vehicle} to report after its restart", spoke, 60, every_s=0.02)
+    slots = watcher.vehicle(vehicle).reported.values()
+    running = next(slot["running"]["release"] for slot in slots if slot["task"] == offered.task)
+    if running == offered.release or least < kept:
+        raise DemoError(f"{vehicle} came back on release {running} with {least} of the {kept} blocks it had")
+    outcome = f"{vehicle} came back on release {running} and resumed with the {kept} of {total} blocks that it had"
+    return Fault("agent killed in the middle of a download", outcome)
 
 
 def offer_tampered(app: Application, ref: ReleaseRef, weights: FileEntry, vehicle: str, screen: Screen) -> Fault:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -77,3 +79,15 @@ def wait_for(what: str, reached: Callable[[], bool], timeout_s: float, every_s: 
         if time.monotonic() > deadline_s:
             raise DemoError(f"waited {timeout_s:.0f} s in vain: {what}")
         time.sleep(every_s)
+
+
+def tls_version(port: int, identity: Path) -> str | None:
+    """Which TLS the broker speaks with a vehicle's certificate, from a handshake; None where it speaks none."""
+    context = ssl.create_default_context(cafile=str(identity / "ca.crt"))
+    context.load_cert_chain(identity / "vehicle.crt", identity / "vehicle.key")
+    with socket.create_connection(("127.0.0.1", port), 5) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped:
+                return wrapped.version()
+        except ssl.SSLError:
+            return None

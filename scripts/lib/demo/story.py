@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import world
 from faults import Fault, kill_in_download, offer_tampered, restart_broker
-from processes import DemoError, Service, run_json, wait_for
+from processes import DemoError, Service, run_json, tls_version, wait_for
 from screen import Screen
 from sqlalchemy import select
 from watcher import Seen, Watcher
@@ -76,13 +76,15 @@ class Story:
                     self._learn(task, *arguments)
             for task in (SIGN, SPEED):
                 with step(f"roll out: {task}"):
-                    self._roll_out(app, task)
+                    self._roll_out(app, watcher, task)
             with step("offer a tampered release"):
                 self._tamper(app, plans[-1])
+            tls = tls_version(self.port, self._folder(plans[0].id) / "identity")
             vehicles = [_vehicle_row(seen, plan) for seen, plan in zip(watcher.look(), plans, strict=True)]
             with step("stop the fleet, account for every sample"):
                 telemetry = self._account()
         return {
+            "tls": tls,
             "vehicles": vehicles,
             "tasks": self.tasks,
             "rollout": self.rollouts,
@@ -158,7 +160,7 @@ class Story:
             f"held-out rows, quantized files, the vehicle's runner; signed as release {result['release']}"
         )
 
-    def _roll_out(self, app: Application, task: str) -> None:
+    def _roll_out(self, app: Application, watcher: Watcher, task: str) -> None:
         release = self.tasks[task]["release"]
         options = ("--waves", WAVES, "--soak", str(SOAK_S), "--health-window", str(HEALTH_WINDOW_S))
         pace = ("--fetch-rate", str(FETCH_BYTES_PER_S))
@@ -170,7 +172,11 @@ class Story:
         self.screen.event(f"release {release} of {task} goes out in waves of {WAVES}")
         if task == SIGN:
             victim = self._first_downloading(app, rollout)
-            self.faults.append(kill_in_download(self.agents[victim], self._folder(victim), victim, self.screen))
+            offered = app.rollouts.show(rollout).spec.release
+            folder = self._folder(victim)
+            self.faults.append(
+                kill_in_download(self.agents[victim], folder, victim, offered, watcher=watcher, screen=self.screen)
+            )
 
         def ended() -> bool:
             view = app.rollouts.show(rollout)

@@ -22,6 +22,8 @@ class Seen:
     id: str
     hardware: str
     online: bool
+    boot: int
+    """Of its last report."""
     last_seen: datetime | None
     """When the cloud last had word from it: its status, or a report."""
     reported: dict[str, dict[str, Any]]
@@ -63,12 +65,17 @@ class Watcher:
                 row.id,
                 row.hardware,
                 row.online,
+                (row.reported or {}).get("boot", 0),
                 row.last_seen,
                 (row.reported or {}).get("slots", {}),
                 stored.get(row.id, {}),
             )
             for row in vehicles
         ]
+
+    def vehicle(self, vehicle: str) -> Seen:
+        """One vehicle as it is recorded now."""
+        return next(seen for seen in self.look() if seen.id == vehicle)
 
     def captures(self) -> int:
         """How many captured images have arrived whole."""
