@@ -167,6 +167,7 @@ class Trainer:
     ) -> CardFigures:
         assert fitted.score is not None
         return CardFigures(
+            texts=subject.card,
             architecture=subject.form.architecture,
             split_note=subject.split_note,
             parameters=sum(parameter.numel() for parameter in model.parameters()),

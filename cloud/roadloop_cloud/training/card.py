@@ -5,38 +5,26 @@ from dataclasses import dataclass
 from roadloop_cloud.training.spec import TrainingSpec
 from roadloop_models.bundle import Variant
 
-_DATA = {
-    "traffic-sign": """GTSRB (Stallkamp et al., Neural Networks 2012; Institut für Neuroinformatik, Ruhr-Universität
-Bochum; "freely available", to be cited), resized to 32x32: every fourth frame of the official training tracks, and a
-stratified half of the official test images to evaluate on. No licence text comes with the copy that was used.""",
-    "traffic-speed": """Los-loop: one week (1 to 7 March 2012) of METR-LA loop detectors in Los Angeles County, 207
-sensors, five-minute steps, as published with T-GCN (Zhao et al., IEEE T-ITS 2019; code and data under MIT). The
-underlying record is public agency data.""",
-}
-_PROTOCOL = {
-    "traffic-sign": "Top-1 accuracy over all test images, one frame at a time.",
-    "traffic-speed": """That of T-GCN: the last 20 % of the steps, windows of 12 steps in and 3, 6, 9 or 12 out; errors
-are pooled over all steps up to the horizon, all windows and all sensors. The time of day is an input too.""",
-}
-_SEEN = {
-    "traffic-sign": """The epoch was chosen without test rows. The kinds of variation in training were settled after
-looking at an earlier model's errors on the test images, so the test figures may be slightly optimistic.""",
-    "traffic-speed": """The epoch and the inputs of the network were chosen without test rows, by validation. Test
-figures of earlier networks were seen on the way, and search went on because they were too high.""",
-}
-_LIMITS = {
-    "traffic-sign": """German signs only, cropped and roughly centred; it does not find signs in a scene, and it
-answers with one of 43 classes also where there is none. Signs that are dark, snowed over or photographed from far away
-are where most errors are.""",
-    "traffic-speed": """These 207 sensors only, on workdays and weekends like those of one week; it has never seen a
-holiday, a closed road or a sensor that fails. It needs twelve consecutive steps.""",
-}
+
+@dataclass(frozen=True)
+class CardTexts:
+    """What a task has to say of itself in its model card, whoever trains it."""
+
+    data: str
+    """Where the rows come from, their licence, and which of them are for testing."""
+    protocol: str
+    """How the figures are found."""
+    seen: str
+    """What of the test rows was seen while the model was made."""
+    limits: str
+    """Where the model must not be trusted."""
 
 
 @dataclass(frozen=True)
 class CardFigures:
     """What the card reports beside the spec."""
 
+    texts: CardTexts
     architecture: str
     split_note: str
     parameters: int
@@ -52,7 +40,7 @@ class CardFigures:
 
 def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardFigures) -> str:
     """The card as Markdown."""
-    source = "made data, drawn from a seed" if spec.data_name == "made" else _DATA[spec.task]
+    source = "made data, drawn from a seed" if spec.data_name == "made" else figures.texts.data
     lines = [
         f"# {spec.task} {spec.version}",
         "",
@@ -75,8 +63,8 @@ def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardF
         f"{variant.golden_tolerance:g} |"
         for variant in variants
     ]
-    lines += ["", "## Figures", _PROTOCOL[spec.task], "", *_figure_table(figures), ""]
-    lines += ["## Limits", _LIMITS[spec.task], ""]
+    lines += ["", "## Figures", figures.texts.protocol, "", *_figure_table(figures), ""]
+    lines += ["## Limits", figures.texts.limits, ""]
     return "\n".join(lines)
 
 
@@ -85,7 +73,7 @@ def _training_note(spec: TrainingSpec, figures: CardFigures) -> str:
     chosen = f"Validation chose epoch {figures.best_epoch} ({figures.score_name} {figures.score:.4g})"
     if figures.refitted:
         chosen += "; the weights are of a second run of that many epochs on all rows of the part"
-    return f"Seed {spec.seed}, {start}. {chosen}. {_SEEN[spec.task]}"
+    return f"Seed {spec.seed}, {start}. {chosen}. {figures.texts.seen}"
 
 
 def _figure_table(figures: CardFigures) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the training of a task has to say; `sign.py` and `speed.py` say it."""
+"""What the training of a task has to say; the modules named after the tasks say it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from roadloop_cloud.training.card import CardTexts
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.train import Learner, Recipe
 from roadloop_models.bundle import Preprocess
@@ -32,6 +33,10 @@ class Subject(Protocol):
     @property
     def form(self) -> ModelForm:
         """How the model looks from outside."""
+
+    @property
+    def card(self) -> CardTexts:
+        """What the model card says of the task."""
 
     @property
     def rows(self) -> int:
