@@ -86,6 +86,13 @@ class Preprocess(msgspec.Struct, frozen=True):
     params: dict[str, float | int | str | list[float]] = {}
 
 
+class Postprocess(msgspec.Struct, frozen=True):
+    """Which function makes detections of the output tensors (see detect/), and its parameters."""
+
+    name: Name
+    params: dict[str, float | int | str | list[float]] = {}
+
+
 class Lineage(msgspec.Struct, frozen=True):
     """Where this version comes from."""
 
@@ -106,6 +113,8 @@ class Manifest(msgspec.Struct, frozen=True):
     variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1, max_length=8)]
     preprocess: Preprocess
     golden: GoldenSpec
+    postprocess: Postprocess | None = None
+    """None where the task knows by itself what the outputs mean."""
     labels: str | None = None
     """Path of the label file (one label a line), where outputs are classes."""
     model_card: str | None = None
