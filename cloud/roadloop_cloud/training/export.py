@@ -29,7 +29,7 @@ def export_variants(
     inputs = list(form.inputs)
     fp32, int8, lite = (directory / name for name in ("model.fp32.onnx", "model.int8.onnx", "model.int8.tflite"))
     on_step(0, 3)
-    quantize_onnx.export_onnx(model, example, inputs, form.output, fp32)
+    quantize_onnx.export_onnx(model, example, inputs, list(form.outputs), fp32)
     on_step(1, 3)
     if form.kind == "conv":
         quantize_onnx.quantize_conv_net(fp32, int8, calibration, inputs)
@@ -73,9 +73,12 @@ def _tflite_tensors(path: Path) -> _Tensors:
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
-    # The file may list its inputs in any order; their names end in the number of the argument.
-    inputs = sorted(interpreter.get_input_details(), key=lambda detail: str(detail["name"]))
-    return tuple(_tflite_tensor(d) for d in inputs), tuple(_tflite_tensor(d) for d in interpreter.get_output_details())
+    # The file may list its tensors in any order; their names carry the number of the argument or result, one digit.
+    inputs, outputs = (
+        tuple(_tflite_tensor(detail) for detail in sorted(side, key=lambda detail: str(detail["name"])))
+        for side in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
+    return inputs, outputs
 
 
 def _tflite_tensor(detail: dict[str, Any]) -> TensorSpec:

@@ -45,14 +45,14 @@ Calibration = list[tuple[FloatArray, ...]]
 
 
 def export_onnx(
-    model: torch.nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], output: str, path: Path
+    model: torch.nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str], path: Path
 ) -> None:
     """Write the model in fp32 with these tensor names; shapes are those of `example`."""
     program = torch.onnx.export(
         model.eval(),
         example,
         input_names=inputs,
-        output_names=[output],
+        output_names=outputs,
         opset_version=OPSET,
         dynamo=True,
         external_data=False,

@@ -39,7 +39,7 @@ class SignSubject:
         kind="conv",
         preprocess=ImageStandardize(clip=CLIP).spec,
         inputs=("image",),
-        output="logits",
+        outputs=("logits",),
         golden_low=(-_GOLDEN_RANGE,),
         golden_high=(_GOLDEN_RANGE,),
         labels=SIGN_LABELS,

@@ -54,7 +54,7 @@ class SpeedSubject:
         kind="recurrent",
         preprocess=SpeedScale(WINDOW, SENSORS, SCALE_MPH).spec,
         inputs=("speeds", "time_of_day"),
-        output="forecast",
+        outputs=("forecast",),
         golden_low=(0.1, -1.0),
         golden_high=(1.0, 1.0),
         labels=None,

@@ -19,7 +19,8 @@ class ModelForm:
     kind: Literal["conv", "recurrent"]
     preprocess: Preprocess
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
+    """In comparable units: one golden tolerance is for all of them. Where there are labels, the first is of classes."""
     golden_low: tuple[float, ...]
     golden_high: tuple[float, ...]
     labels: tuple[str, ...] | None
