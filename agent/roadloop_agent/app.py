@@ -131,6 +131,7 @@ def run_drive(config: Config, boot: int, pipe_fd: int, beat_fd: int | None) -> N
     """The drive process, until SIGTERM."""
     from roadloop_agent.drive.capture import Capture, Subscriber
     from roadloop_agent.drive.frames import Mailbox
+    from roadloop_agent.drive.handlers import open_handler
     from roadloop_agent.drive.outbox import Outbox
     from roadloop_agent.drive.process import Drive, heartbeat_parts
     from roadloop_agent.drive.roll import CaptureRoll
@@ -143,7 +144,15 @@ def run_drive(config: Config, boot: int, pipe_fd: int, beat_fd: int | None) -> N
     roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
     mailboxes = {name: Mailbox() for name in tables}
     slots = [
-        Slot(name=name, table=table, mailbox=mailboxes[name], outbox=outbox, roll=roll, clock=clock)
+        Slot(
+            name=name,
+            table=table,
+            handler=open_handler(table),
+            mailbox=mailboxes[name],
+            outbox=outbox,
+            roll=roll,
+            clock=clock,
+        )
         for name, table in tables.items()
     ]
     captures = []

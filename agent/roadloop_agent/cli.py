@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
@@ -12,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 
 from roadloop_models import __version__
-from roadloop_models.errors import RoadloopError
+from roadloop_models.errors import ConfigError, RoadloopError
 
 _ConfigPath = click.Path(path_type=Path, dir_okay=False)
 _Directory = click.Path(path_type=Path, file_okay=False)
@@ -108,17 +109,34 @@ def validate(config_path: Path, as_json: bool) -> None:
     help="An image, a folder of images, a video, an .npz of signs, or a CSV of speeds.",
 )
 @click.option("--output", "-o", "output_path", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--outage", metavar="START_S,SECONDS", help="localization: hide the reference for that stretch.")
+@click.option(
+    "--dbc",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="How the frames of a CAN log are decoded; repeatable.",
+)
+@click.option("--drive", help="One drive of a file that has several.")
 @_JSON
 @_one_line_errors
 def infer(
-    *, bundle_dir: Path, runtime: str | None, precision: str | None, input_path: Path, output_path: Path, as_json: bool
+    *,
+    bundle_dir: Path,
+    runtime: str | None,
+    precision: str | None,
+    input_path: Path,
+    output_path: Path,
+    as_json: bool,
+    outage: str | None,
+    **options: Any,
 ) -> None:
-    """Run a bundle over a file; writes one JSON line per item."""
-    from roadloop_agent.infer import infer_file, open_model
+    """Run a bundle over a file; writes one JSON line per decision."""
+    from roadloop_agent.infer import InferOptions, infer_file, open_model
 
+    asked = InferOptions(settings={}, outage=_outage(outage), **options)
     model = open_model(bundle_dir, runtime, precision)
     with contextlib.closing(model):
-        lines = infer_file(model, input_path, output_path, _progress)
+        lines = infer_file(model, input_path, output_path, asked, _progress)
         variant, providers = model.variant.key, model.runner.providers
     if as_json:
         _print_json({"lines": lines, "output": str(output_path), "variant": variant, "providers": list(providers)})
@@ -210,8 +228,20 @@ def status(config_path: Path, as_json: bool) -> None:
     _print_table(("slot", "task", "runs release", "variant", "update", "target", "error"), rows)
 
 
+def _outage(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        start_s, length_s = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--outage {text!r}: expected START_S,SECONDS, for example 600,60") from None
+    if not (0 <= start_s < math.inf and 0 < length_s < math.inf):
+        raise ConfigError(f"--outage {text!r}: a start of 0 or later and a length above 0 are expected")
+    return start_s, length_s
+
+
 @contextlib.contextmanager
-def _progress(items: Iterable[Any], count: int) -> Iterator[Iterable[Any]]:
+def _progress(items: Iterable[Any], count: int | None) -> Iterator[Iterable[Any]]:
     """A bar on a terminal, silence elsewhere."""
     if not sys.stderr.isatty():
         yield items

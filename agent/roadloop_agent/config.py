@@ -6,10 +6,11 @@ profile.toml to profile.toml.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
@@ -149,7 +150,13 @@ class SlotTable(_Table, frozen=True, kw_only=True):
     precision: Precision = "int8"
     source: str
     rate_hz: Rate
+    priority: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
+    """Where not everything can run, the slots of lower priority give way first."""
+    deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How old a frame may be when it is decided about; without it any age."""
     capture: CaptureTable = CaptureTable()
+    settings: dict[str, Any] = {}
+    """What the task itself is told; task_settings.py says what it may be."""
 
     @property
     def variant_key(self) -> str:
@@ -165,7 +172,7 @@ class ProfileFile(_Table, frozen=True, kw_only=True):
     slots: dict[Name, SlotTable]
 
 
-FEEDS: dict[type[_Table], str] = {
+FEEDS: dict[type[_Table], Feed] = {
     ImagesSource: "image",
     VideoSource: "image",
     NpzSource: "image",
@@ -174,9 +181,6 @@ FEEDS: dict[type[_Table], str] = {
     MadeSpeedsSource: "speeds",
 }
 """What the frames of each kind of source are."""
-
-TAKES = {"traffic-sign": "image", "traffic-speed": "speeds"}
-"""What the frames of each task must be; a task that is missing here cannot be driven."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +255,16 @@ def load_profile(path: Path) -> ProfileFile:
         raise ConfigError(f"{path}: slots: at least one is needed")
     for name, slot in profile.slots.items():
         where = f"{path}: slots.{name}"
-        if slot.task not in TAKES:
-            raise ConfigError(f"{where}.task: '{slot.task}' is unknown; known are {', '.join(sorted(TAKES))}")
+        if slot.task not in ON_BOARD:
+            raise ConfigError(f"{where}.task: '{slot.task}' is unknown{nearest(slot.task, ON_BOARD)}")
+        task_settings(slot.task, slot.settings, f"{where}.settings")
         if slot.source not in profile.sources:
             near = nearest(slot.source, profile.sources)
             raise ConfigError(f"{where}.source: there is no [sources.{slot.source}]{near}")
         feeds = FEEDS[type(profile.sources[slot.source])]
-        if feeds != TAKES[slot.task]:
-            raise ConfigError(f"{where}.source: '{slot.source}' gives {feeds}, {slot.task} takes {TAKES[slot.task]}")
+        takes = ON_BOARD[slot.task].takes
+        if feeds != takes:
+            raise ConfigError(f"{where}.source: '{slot.source}' gives {feeds}, {slot.task} takes {takes}")
     for name, source in profile.sources.items():
         _check_source(f"{path}: sources.{name}", source)
     return profile

@@ -26,11 +26,16 @@ def read_settings(path: Path, kind: type[StructT]) -> StructT:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    _refuse_unknown(str(path), raw, kind, "")
+    return convert_settings(str(path), raw, kind)
+
+
+def convert_settings(where: str, raw: dict[str, Any], kind: type[StructT]) -> StructT:
+    """A table that was read as `kind`. Raises ConfigError that begins with `where` and names the field."""
+    _refuse_unknown(where, raw, kind, "")
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

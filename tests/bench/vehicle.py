@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from roadloop_agent.drive import decide
+from roadloop_agent.drive.handlers.sign import classify, sign_row
+from roadloop_agent.drive.handlers.speed import forecast, speed_observations, speed_row
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
 from roadloop_agent.ipc import Pipe, make_socketpair
@@ -77,16 +78,13 @@ def _added(
 
 
 def _classify(model: Model, inputs: tuple[FloatArray, ...], outbox: Outbox) -> None:
-    outputs = model.runner.run(inputs)
-    sign = model.postprocess(outputs)
-    decision = decide.sign_decision(outputs[0].reshape(-1), sign.class_id, sign.label, sign.confidence)
-    row = decide.sign_row(decision, item=1, latency_us=100.0, release=1, captured=False, dropped=0)
+    decision = classify(model, inputs)
+    row = sign_row(decision, item=1, latency_us=100.0, release=1, captured=False, dropped=0)
     outbox.sample(SIGN_DECISION, 1, row)
 
 
 def _forecast(model: Model, inputs: tuple[FloatArray, ...], outbox: Outbox) -> None:
-    forecast_mph = model.postprocess(model.runner.run(inputs))
-    row = decide.speed_row(forecast_mph, inputs[0][0, -1], step=1, latency_us=100.0, release=1)
+    row = speed_row(forecast(model, inputs), inputs[0][0, -1], step=1, latency_us=100.0, release=1)
     outbox.sample(SPEED_DECISION, 1, row)
 
 
@@ -149,7 +147,7 @@ def _road_sample_bytes(data: Path) -> float:
     samples = [
         row
         for step, speeds in zip(rows.steps, rows.speeds_mph, strict=True)
-        for row in decide.speed_observations(int(step), speeds)
+        for row in speed_observations(int(step), speeds)
     ]
     sizes = [
         _bytes_per_sample(

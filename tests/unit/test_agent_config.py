@@ -49,7 +49,7 @@ def test_a_broken_vehicle_file_is_refused_by_file_and_field(name: str, says: str
         ("profile-unknown-kind", r"sources\.camera\.kind: 'made-sings' is none of images.*did you mean 'made-signs'\?"),
         ("profile-unknown-source-key", r"sources\.camera\.sed: unknown key; did you mean 'seed'\?"),
         ("profile-key-of-another-kind", r"sources\.camera\.seed: unknown key"),
-        ("profile-unknown-task", r"slots\.sign\.task: 'traffic-signs' is unknown; known are traffic-sign, traffic"),
+        ("profile-unknown-task", r"slots\.sign\.task: 'traffic-signs' is unknown; did you mean 'traffic-sign'"),
         ("profile-unknown-runtime", r"Invalid enum value 'onyx'.*slots"),
         ("profile-unknown-source", r"slots\.sign\.source: there is no \[sources\.camra\]; did you mean 'camera'\?"),
         ("profile-rate-zero", r"> 0.*slots.*rate_hz"),

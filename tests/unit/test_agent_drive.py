@@ -15,6 +15,9 @@ from roadloop_agent.config import CaptureTable, SlotTable
 from roadloop_agent.drive import decide, outbox
 from roadloop_agent.drive.capture import Capture, Subscriber
 from roadloop_agent.drive.frames import Frame, Item, Mailbox
+from roadloop_agent.drive.handlers import open_handler
+from roadloop_agent.drive.handlers.sign import SignDecision, sign_decision, sign_row
+from roadloop_agent.drive.handlers.speed import speed_observations, speed_row
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
 from roadloop_agent.drive.roll import CaptureRoll
@@ -216,20 +219,20 @@ def test_the_margin_is_the_difference_of_the_two_best_probabilities(logits: list
     probabilities = np.exp(values.astype(np.float64) - values.max())
     probabilities /= probabilities.sum()
     best = int(values.argmax())
-    decision = decide.sign_decision(values, best, "x", float(probabilities[best]))
+    decision = sign_decision(values, best, "x", float(probabilities[best]))
     second, first = np.sort(probabilities)[-2:]
     assert decision.margin == pytest.approx(first - second, abs=1e-6)
 
 
 def test_every_sensor_of_a_step_is_observed_in_full_samples() -> None:
     speeds: FloatArray = np.arange(207, dtype=np.float32)
-    rows = list(decide.speed_observations(3, speeds))
+    rows = list(speed_observations(3, speeds))
     assert len(rows) == 11
     seen = {int(row[1]) + index: value for row in rows for index, value in enumerate(row[2:])}
     assert [seen[sensor] for sensor in range(207)] == speeds.tolist()
     assert all(len(row) == len(ROAD_SPEED.fields) and row[0] == 3 for row in rows)
     assert not any(math.isnan(value) for row in rows for value in row)
-    (few,) = decide.speed_observations(0, speeds[:5])
+    (few,) = speed_observations(0, speeds[:5])
     assert few[2:7] == [0, 1, 2, 3, 4] and all(math.isnan(value) for value in few[7:])
 
 
@@ -273,7 +276,7 @@ def test_a_model_loads_only_as_the_release_that_was_asked_for(tmp_path: Path) ->
     with pytest.raises(VariantMissingError, match="this bundle has onnx-int8"):
         load_model(bundle.directory, "tflite-int8")
     with pytest.raises(ModelInputError, match="expected uint8 RGB"):
-        model.see(np.zeros((3, 3), dtype=np.uint8))
+        model.preprocess(np.zeros((3, 3), dtype=np.uint8))
 
 
 class SlowStart:
@@ -291,7 +294,13 @@ class SlowStart:
         self.outbox = Outbox(self.pipe, 1, time.monotonic)
         self.roll = CaptureRoll(1, self.outbox, {"sign": 10**6}, bytes)
         self.slot = Slot(
-            name="sign", table=table, mailbox=self.mailbox, outbox=self.outbox, roll=self.roll, clock=time.monotonic
+            name="sign",
+            table=table,
+            handler=open_handler(table),
+            mailbox=self.mailbox,
+            outbox=self.outbox,
+            roll=self.roll,
+            clock=time.monotonic,
         )
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.slot.run, args=(self.stop, lambda: None))
@@ -390,10 +399,10 @@ def test_a_picture_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_rows_fit_their_streams() -> None:
     assert len(health_row(0, Tally(None), 0, 1.0)) == len(HEALTH.fields)
-    decision = decide.SignDecision(1, "x", 0.5, 0.1)
-    sign = decide.sign_row(decision, item=1, latency_us=1.0, release=1, captured=False, dropped=0)
+    decision = SignDecision(1, "x", 0.5, 0.1)
+    sign = sign_row(decision, item=1, latency_us=1.0, release=1, captured=False, dropped=0)
     assert len(sign) == len(SIGN_DECISION.fields)
-    speed = decide.speed_row(np.ones((3, 12), np.float32), np.ones(3, np.float32), step=1, latency_us=1.0, release=1)
+    speed = speed_row(np.ones((3, 12), np.float32), np.ones(3, np.float32), step=1, latency_us=1.0, release=1)
     assert len(speed) == len(SPEED_DECISION.fields)
 
 

@@ -200,7 +200,7 @@ def test_infer_gives_a_forecast_for_every_step_with_a_window(tmp_path: Path) -> 
         (["--runtime", "tflite"], "no variant tflite-any; this bundle has onnx-int8"),
         (["--precision", "fp32"], "no variant any-fp32; this bundle has onnx-int8"),
         (["--input", "nowhere.png"], "nowhere.png: no such"),
-        (["--input", "speed.csv"], "a CSV is for traffic-speed"),
+        (["--input", "speed.csv"], "a CSV has no images"),
         (["--bundle", "nowhere"], "manifest.json: No such file"),
         (["--output", "nowhere/out.jsonl"], "nowhere/out.jsonl: No such file"),
     ],

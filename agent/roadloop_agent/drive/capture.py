@@ -81,7 +81,7 @@ class Capture:
             if stop.is_set():
                 return
             now_s = self._clock()
-            self._deliver(Frame(item.number, now_s, self._wall_ms(), item.data))
+            self._deliver(Frame(item.number, now_s, self._wall_ms(), item.data, item.t_source_s))
             # A source that fell behind goes on from now: frames in a burst would only be dropped.
             due_s = max(due_s + self._period_s, now_s)
 

@@ -12,6 +12,8 @@ class Item:
     number: int
     name: str
     data: Any
+    t_source_s: float | None = None
+    """When it was, by the source's own clock; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Frame:
     t_mono_s: float
     t_ms: int
     data: Any
+    t_source_s: float | None = None
+    """When it was by the source's own clock: what durations between frames of a recording are."""
 
 
 class Mailbox:

@@ -1,21 +1,16 @@
-"""A model made ready to drive, and what one frame becomes in it: preprocess, run, postprocess."""
+"""A model made ready to drive: its bundle, its runner, and the functions on both sides of it."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from roadloop_agent.drive.decide import SignDecision, sign_decision
 from roadloop_models import __version__
 from roadloop_models.bundle import Bundle, Variant
 from roadloop_models.bundle.golden import golden_inputs
 from roadloop_models.contract.messages import ReleaseRef
-from roadloop_models.errors import BundleError, FailedError
-from roadloop_models.preprocess import FloatArray, ImageArray, SpeedWindow
-from roadloop_models.runners import Runner, open_runner
+from roadloop_models.errors import BundleError
+from roadloop_models.runners import FloatArray, Runner, open_runner
 from roadloop_models.tasks import get_task
 
 _WARM_UP_RUNS = 3
@@ -37,28 +32,9 @@ class Model:
         """The release number; 0 where the bundle was not installed as a release."""
         return 0 if self.ref is None else self.ref.release
 
-    def see(self, image: ImageArray) -> SignDecision:
-        """Classify a uint8 RGB image [height, width, 3].
-
-        Raises ModelInputError where it is none, FailedError where the model answers with what is not finite.
-        """
-        outputs = self.runner.run(self.preprocess(image))
-        sign = self.postprocess(outputs)
-        decision = sign_decision(outputs[0].reshape(-1), sign.class_id, sign.label, sign.confidence)
-        if not math.isfinite(decision.confidence):
-            raise FailedError(f"{self.name} answers with values that are not finite")
-        return decision
-
-    def forecast(self, window: SpeedWindow) -> FloatArray:
-        """Forecast the steps after a window: float32 [sensors, horizon], mph.
-
-        Raises ModelInputError where the window has another shape, FailedError where the model answers with what is
-        not finite.
-        """
-        forecast: FloatArray = self.postprocess(self.runner.run(self.preprocess(window)))
-        if not np.isfinite(forecast).all():
-            raise FailedError(f"{self.name} answers with values that are not finite")
-        return forecast
+    def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+        """One inference on input tensors. Raises ModelInputError where a shape or dtype does not fit."""
+        return self.runner.run(inputs)
 
     @property
     def name(self) -> str:

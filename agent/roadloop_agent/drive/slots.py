@@ -3,18 +3,16 @@
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from roadloop_agent.config import SlotTable
-from roadloop_agent.drive import decide
 from roadloop_agent.drive.frames import Frame, Mailbox
+from roadloop_agent.drive.handlers import Handler, Outcome
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
-from roadloop_models.contract.streams import ROAD_SPEED, SIGN_DECISION, SPEED_DECISION
 from roadloop_models.errors import RoadloopError
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +71,7 @@ class Slot:
         *,
         name: str,
         table: SlotTable,
+        handler: Handler,
         mailbox: Mailbox,
         outbox: Outbox,
         roll: CaptureRoll,
@@ -80,13 +79,13 @@ class Slot:
     ) -> None:
         self.name = name
         self.table = table
+        self._handler = handler
         self._mailbox = mailbox
         self._outbox = outbox
         self._roll = roll
         self._clock = clock
         self._board = _Board()
-        self._frames = 0
-        self._process = {"traffic-sign": self._sign, "traffic-speed": self._speed}[table.task]
+        self.frames = 0
 
     def offer(self, model: Model) -> None:
         """Run this from the next frame on."""
@@ -110,6 +109,10 @@ class Slot:
     def dropped(self) -> int:
         """Frames that the slot was too slow for, so far."""
         return self._mailbox.dropped
+
+    def may_capture(self) -> bool:
+        """Whether another captured frame would be sent."""
+        return self._roll.has_room(self.name, self._clock())
 
     @property
     def idle(self) -> bool:
@@ -149,17 +152,18 @@ class Slot:
 
     def _take(self, frame: Frame) -> None:
         model = self._board.running
-        self._frames += 1
+        self.frames += 1
         try:
-            latency_us, confidence = self._process(frame, model)
+            outcome = self._handler.handle(frame, model, self)
+            self._report(frame, outcome)
         except RoadloopError as error:
             self._fail(error.code, str(error))
         except Exception as error:  # noqa: BLE001 (a runtime may raise anything; the slot goes on with the next frame)
             self._fail("failed", f"{type(error).__name__}: {error}")
         else:
-            if latency_us is not None:
+            if outcome.decided:
                 with self._board.lock:
-                    self._board.tally.add(latency_us, confidence)
+                    self._board.tally.add(outcome.latency_us, outcome.confidence)
 
     def _fail(self, code: str, detail: str) -> None:
         with self._board.lock:
@@ -170,42 +174,12 @@ class Slot:
         if first:
             _LOG.error("slot %s: %s", self.name, detail)
 
-    def _sign(self, frame: Frame, model: Model | None) -> tuple[float | None, float | None]:
-        if model is None:
-            return None, None
-        started_ns = time.perf_counter_ns()
-        decision = model.see(frame.data)
-        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
-        capture = self.table.capture
-        wanted = decide.wants_capture(decision.confidence, self._frames, capture.below_confidence, capture.every)
-        captured = wanted and self._roll.has_room(self.name, self._clock())
-        row = decide.sign_row(
-            decision,
-            item=frame.number,
-            latency_us=latency_us,
-            release=model.release,
-            captured=captured,
-            dropped=self._mailbox.dropped,
-        )
-        seq = self._outbox.sample(SIGN_DECISION, frame.t_ms, row)
-        if captured:
-            self._roll.add(self.name, self.table.task, frame, SIGN_DECISION.name, seq)
-        return latency_us, decision.confidence
-
-    def _speed(self, frame: Frame, model: Model | None) -> tuple[float | None, float | None]:
-        step = frame.data
-        for row in decide.speed_observations(step.step, step.observed_mph):
-            self._outbox.sample(ROAD_SPEED, frame.t_ms, row)
-        if model is None or step.window is None:
-            return None, None
-        started_ns = time.perf_counter_ns()
-        forecast_mph = model.forecast(step.window)
-        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
-        row = decide.speed_row(
-            forecast_mph, step.observed_mph, step=step.step, latency_us=latency_us, release=model.release
-        )
-        self._outbox.sample(SPEED_DECISION, frame.t_ms, row)
-        return latency_us, None
+    def _report(self, frame: Frame, outcome: Outcome) -> None:
+        stream, seq = None, 0
+        for stream, row in outcome.rows:
+            seq = self._outbox.sample(stream, frame.t_ms, row)
+        if outcome.capture and stream is not None:
+            self._roll.add(self.name, self.table.task, frame, stream.name, seq)
 
 
 def health_row(index: int, tally: Tally, dropped: int, rss_mb: float) -> list[float]:

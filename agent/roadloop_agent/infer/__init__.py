@@ -1,23 +1,49 @@
-"""`roadloop-agent infer`: a bundle over a file, one JSON line per item, with the code that drives."""
+"""`roadloop-agent infer`: a bundle over a file, one JSON line per decision, with the code that drives."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from roadloop_agent.config import TAKES
-from roadloop_agent.drive.frames import Item
 from roadloop_agent.drive.pipeline import Model, load_model
-from roadloop_agent.drive.sources.speeds import SpeedsCsv
+from roadloop_agent.onboard import ON_BOARD, load_named
 from roadloop_models.bundle import MANIFEST_NAME, Bundle, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
 from roadloop_models.errors import BundleError, DataError, RuntimeMissingError
 
-Progress = Callable[[Iterable[Any], int], contextlib.AbstractContextManager[Iterable[Any]]]
+Progress = Callable[[Iterable[Any], int | None], contextlib.AbstractContextManager[Iterable[Any]]]
 """Shows the items going by: (items, how many) -> a context with the items."""
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What a task may be told on the command line; each takes what concerns it."""
+
+    settings: dict[str, Any]
+    """As `[slots.X.settings]` of a profile."""
+    outage: tuple[float, float] | None = None
+    """(start, length) in seconds after the first row: the reference is hidden from the model for so long."""
+    dbc: tuple[Path, ...] = ()
+    """How the frames of a CAN log are decoded."""
+    drive: str | None = None
+    """One drive of a file that has several."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The decisions of a model over a file."""
+
+    lines: Iterator[dict[str, Any]]
+    count: int | None
+    """How many there will be, for the progress bar; None where that is not known before."""
+
+
+OpenLines = Callable[[Model, Path, InferOptions], Lines]
+"""What a task's module of this package has as `open_lines`. Raises DataError where the file is not what it takes."""
 
 
 def open_model(directory: Path, runtime: str | None, precision: str | None) -> Model:
@@ -39,21 +65,22 @@ def open_model(directory: Path, runtime: str | None, precision: str | None) -> M
     raise missing
 
 
-def infer_file(model: Model, path: Path, output: Path, progress: Progress) -> int:
+def infer_file(model: Model, path: Path, output: Path, options: InferOptions, progress: Progress) -> int:
     """Run `model` over a file or folder and write `output` as JSON lines; returns how many.
 
     Raises DataError where the input is missing, unreadable or not what the task takes. `output` appears when it is
     complete.
     """
     task = model.bundle.manifest.task
-    takes = TAKES.get(task)
-    if takes is None:
+    on_board = ON_BOARD.get(task)
+    if on_board is None:
         raise BundleError(f"{model.bundle.directory}: task '{task}' is unknown to this agent")
-    lines, count = _speed_lines(model, path) if takes == "speeds" else _sign_lines(model, path)
+    open_lines: OpenLines = load_named(on_board.infer)
+    found = open_lines(model, path, options)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
     written = 0
     try:
-        with temporary.open("wb") as file, progress(lines, count) as shown:
+        with temporary.open("wb") as file, progress(found.lines, found.count) as shown:
             for line in shown:
                 file.write(msgspec.json.encode(line) + b"\n")
                 written += 1
@@ -63,55 +90,6 @@ def infer_file(model: Model, path: Path, output: Path, progress: Progress) -> in
     finally:
         temporary.unlink(missing_ok=True)
     return written
-
-
-def _sign_lines(model: Model, path: Path) -> tuple[Iterator[dict[str, Any]], int]:
-    items, count = _images(path)
-
-    def lines() -> Iterator[dict[str, Any]]:
-        for item in items:
-            decision = model.see(item.data)
-            yield {
-                "input": item.name,
-                "class_id": decision.class_id,
-                "label": decision.label,
-                "confidence": round(decision.confidence, 6),
-            }
-
-    return lines(), count
-
-
-def _speed_lines(model: Model, path: Path) -> tuple[Iterator[dict[str, Any]], int]:
-    if path.suffix.lower() != ".csv":
-        raise DataError(f"{path}: {model.bundle.manifest.task} takes a CSV of speeds under a header of sensor ids")
-    source = SpeedsCsv(path)
-
-    def lines() -> Iterator[dict[str, Any]]:
-        for row, item in enumerate(source):
-            if item.data.window is not None:
-                forecast = model.forecast(item.data.window)
-                yield {
-                    "step": row + 1,
-                    "forecast": [[round(value, 3) for value in sensor] for sensor in forecast.tolist()],
-                }
-
-    return lines(), sum(item.data.window is not None for item in source)
-
-
-def _images(path: Path) -> tuple[Iterable[Item], int]:
-    from roadloop_agent.drive.sources import images
-
-    suffix = path.suffix.lower()
-    source: images.NpzImages | images.Images | images.Video
-    if suffix == ".csv":
-        raise DataError(f"{path}: a CSV is for traffic-speed; this bundle takes images, a folder, a video or an .npz")
-    if suffix == ".npz":
-        source = images.NpzImages(path)
-    elif path.is_dir() or suffix in images.SUFFIXES:
-        source = images.Images(path)
-    else:
-        source = images.Video(path)
-    return source, len(source)
 
 
 def _peek(directory: Path) -> Bundle:

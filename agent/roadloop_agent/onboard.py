@@ -1,0 +1,48 @@
+"""The tasks that run on a vehicle: what their frames are, and which module does the work.
+
+Modules are named and not imported: a vehicle loads only those of its own slots, and a process only its own part.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import msgspec
+
+from roadloop_agent.task_settings import NoSettings
+from roadloop_models.settings import convert_settings
+
+Feed = Literal["image", "speeds", "signals"]
+"""What a source gives: RGB images, steps of road speeds, or frames of vehicle signals."""
+
+
+@dataclass(frozen=True)
+class OnBoard:
+    """One task: `handler` and `infer` are `module:name`."""
+
+    takes: Feed
+    handler: str
+    infer: str
+    settings: type[msgspec.Struct] = NoSettings
+    """What `[slots.X.settings]` may say."""
+
+
+ON_BOARD: dict[str, OnBoard] = {
+    "traffic-sign": OnBoard(
+        "image", "roadloop_agent.drive.handlers.sign:SignHandler", "roadloop_agent.infer.signs:open_lines"
+    ),
+    "traffic-speed": OnBoard(
+        "speeds", "roadloop_agent.drive.handlers.speed:SpeedHandler", "roadloop_agent.infer.speeds:open_lines"
+    ),
+}
+
+
+def task_settings(task: str, raw: dict[str, Any], where: str) -> Any:
+    """`[slots.X.settings]` as the task's own struct. Raises ConfigError, beginning with `where`, naming the key."""
+    return convert_settings(where, raw, ON_BOARD[task].settings)
+
+
+def load_named(reference: str) -> Any:
+    """What `module:name` names; the module is imported now."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

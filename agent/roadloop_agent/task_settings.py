@@ -1,0 +1,11 @@
+"""What `[slots.X.settings]` of a profile may say, task by task. Light: every process reads the configuration."""
+
+import msgspec
+
+
+class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the settings of all tasks."""
+
+
+class NoSettings(TaskSettings, frozen=True, kw_only=True):
+    """Of a task that has none."""
