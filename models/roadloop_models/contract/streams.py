@@ -1,11 +1,20 @@
 """The telemetry streams that both sides know, each with its fields, units and resolutions.
 
 A sample is one timestamped row of at most 22 scalars. Values are kept to a multiple of the field's resolution.
+What a vehicle with too little room or too few bytes keeps follows from the fields' roles and the stream's class.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_FIELDS = 22
+
+Role = Literal["plain", "confidence", "class", "numeric"]
+"""What a field says of its sample's worth: how sure the model was (0 to 1), which class it saw, a measured or computed
+quantity whose unusual values are news, or (plain) nothing."""
+
+Keep = Literal["bulk", "health", "summary"]
+"""What is given up before what: all bulk before any health, all health before any summary. Within bulk, by value."""
 
 SPEEDS_PER_SAMPLE = 20
 """How many sensors' speeds one `road-speed` sample carries; a step of 207 sensors is 11 samples."""
@@ -17,6 +26,7 @@ class Field:
 
     name: str
     resolution: float
+    role: Role = "plain"
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Stream:
 
     name: str
     fields: tuple[Field, ...]
+    keep: Keep = "bulk"
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.fields) <= MAX_FIELDS:
@@ -35,9 +46,9 @@ SIGN_DECISION = Stream(
     "sign-decision",
     (
         Field("item", 1),  # the source's own number of the frame
-        Field("class_id", 1),
-        Field("confidence", 0.001),
-        Field("margin", 0.001),  # best minus second-best probability
+        Field("class_id", 1, "class"),
+        Field("confidence", 0.001, "confidence"),
+        Field("margin", 0.001, "confidence"),  # best minus second-best probability
         Field("latency_us", 1),
         Field("release", 1),
         Field("captured", 1),  # 1 where the frame itself is sent as a blob
@@ -50,18 +61,18 @@ ROAD_SPEED = Stream(
         Field("step", 1),  # 5-minute steps since the start of the record
         Field("first_sensor", 1),
         # A hundredth of a mile per hour keeps a sample under 40 bytes; a thousandth took 50, all of it noise.
-        *(Field(f"speed_{index}_mph", 0.01) for index in range(SPEEDS_PER_SAMPLE)),
+        *(Field(f"speed_{index}_mph", 0.01, "numeric") for index in range(SPEEDS_PER_SAMPLE)),
     ),
 )
 SPEED_DECISION = Stream(
     "speed-decision",
     (
         Field("step", 1),
-        Field("forecast_15min_mph", 0.01),  # means over all sensors
-        Field("forecast_30min_mph", 0.01),
-        Field("forecast_45min_mph", 0.01),
-        Field("forecast_60min_mph", 0.01),
-        Field("observed_mph", 0.01),
+        Field("forecast_15min_mph", 0.01, "numeric"),  # means over all sensors
+        Field("forecast_30min_mph", 0.01, "numeric"),
+        Field("forecast_45min_mph", 0.01, "numeric"),
+        Field("forecast_60min_mph", 0.01, "numeric"),
+        Field("observed_mph", 0.01, "numeric"),
         Field("latency_us", 1),
         Field("release", 1),
     ),
@@ -78,6 +89,23 @@ HEALTH = Stream(
         Field("dropped", 1),
         Field("rss_mb", 0.1),
     ),
+    keep="health",
+)
+SUMMARY = Stream(
+    "summary",
+    (
+        Field("slot", 1),  # index in the profile
+        Field("release", 1),
+        Field("seconds", 0.1),  # that this sample is about; a minute, less where the agent stops
+        Field("decisions", 1),
+        Field("errors", 1),
+        Field("confidence_mean", 0.001),
+        Field("confidence_min", 0.001),
+        Field("latency_mean_us", 1),
+        Field("latency_max_us", 1),
+        Field("dropped", 1),  # frames that the slot did not take in this time, shed ones among them
+    ),
+    keep="summary",
 )
 
-STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, HEALTH)}
+STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, HEALTH, SUMMARY)}
