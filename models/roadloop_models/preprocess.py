@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.detect.letterbox import ImageLetterbox
 from roadloop_models.errors import BundleError, ModelInputError
 
 FloatArray = npt.NDArray[np.float32]
@@ -112,15 +113,21 @@ def time_of_day(steps: npt.NDArray[np.integer[Any]]) -> FloatArray:
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
-def build_preprocess(spec: Preprocess) -> ImageStandardize | SpeedScale:
+PREPROCESSORS: dict[str, Callable[..., Preprocessor]] = {
+    ImageStandardize.name: ImageStandardize,
+    ImageLetterbox.name: ImageLetterbox,
+    SpeedScale.name: SpeedScale,
+}
+"""What a manifest may name."""
+
+
+def build_preprocess(spec: Preprocess) -> Preprocessor:
     """The function that a manifest names. Raises BundleError for a name or parameter that this version lacks."""
-    known: dict[str, type[ImageStandardize] | type[SpeedScale]] = {
-        ImageStandardize.name: ImageStandardize,
-        SpeedScale.name: SpeedScale,
-    }
-    if spec.name not in known:
-        raise BundleError(f"manifest.json: preprocess: no function '{spec.name}'; this version has {', '.join(known)}")
+    if spec.name not in PREPROCESSORS:
+        raise BundleError(
+            f"manifest.json: preprocess: no function '{spec.name}'; this version has {', '.join(PREPROCESSORS)}"
+        )
     try:
-        return known[spec.name](**spec.params)  # type: ignore[arg-type]
+        return PREPROCESSORS[spec.name](**spec.params)
     except (TypeError, ValueError) as error:
         raise BundleError(f"manifest.json: preprocess: params: {error}") from error

@@ -1,0 +1,255 @@
+"""What the output tensors of known detectors mean: to boxes in pixels of the model's input, before suppression.
+
+Only cells whose best possible score reaches the threshold are looked at any further, so that decoding costs
+microseconds beside a network of milliseconds. Each class is one layout; a manifest names it and gives its parameters.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from roadloop_models.bundle.manifest import Postprocess
+from roadloop_models.detect.detections import NOTHING, ClassArray, Detections, FloatArray
+from roadloop_models.errors import BundleError, FailedError
+
+Shapes = Sequence[tuple[int, ...]]
+Params = dict[str, float | int | str | list[float]]
+UNITS = ("pixels", "normalized")
+
+
+class Decoder(Protocol):
+    """One output layout, for a model input of a given height and width."""
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        """What is wrong with output shapes for that many classes; None where they fit."""
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        """Candidates in pixels of the model's input. Raises FailedError where scores are not finite."""
+
+
+class FastestDet:
+    """`fastestdet`: [1, 5 + classes, h, w]: objectness, x, y, w, h, class probabilities of each cell.
+
+    score = objectness^0.6 * class^0.4; centre = (cell + tanh) / cells, size = sigmoid, as shares of the input.
+    Formulas: handle_preds in the project's utils/tool.py.
+    """
+
+    def __init__(self, height: int, width: int, *, min_score: float = 0.5) -> None:
+        self._size = np.array([width, height], dtype=np.float32)
+        self._min_score = np.float32(_share("min_score", min_score))
+        self._min_objectness = np.float32(min_score ** (1 / 0.6))
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][:2] == (1, 5 + classes):
+            return None
+        return f"one output [1, {5 + classes}, rows, columns]"
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        grid = outputs[0][0]
+        columns = grid.shape[2]
+        cells = grid.reshape(grid.shape[0], -1)
+        chosen = _above(cells[0], self._min_objectness)
+        if not len(chosen):
+            return NOTHING
+        picked = cells[:, chosen]
+        classes, best = _best(picked[5:].T)
+        scores = picked[0] ** np.float32(0.6) * best ** np.float32(0.4)
+        place = np.stack((chosen % columns, chosen // columns), axis=1).astype(np.float32)
+        centres = (place + np.tanh(picked[1:3].T)) / np.array([columns, grid.shape[1]], dtype=np.float32)
+        sizes = np.float32(1.0) / (np.float32(1.0) + np.exp(-picked[3:5].T))
+        boxes = _corners(centres * self._size, sizes * self._size)
+        return _enough(boxes, scores, classes, self._min_score)
+
+
+class Yolox:
+    """`yolox`: [1, cells, 5 + classes] of all strides one after the other, not decoded.
+
+    centre = (cell + xy) * stride, size = exp(wh) * stride, score = objectness * class.
+    """
+
+    def __init__(self, height: int, width: int, *, min_score: float = 0.35, strides: list[float] | None = None) -> None:
+        self._min_score = np.float32(_share("min_score", min_score))
+        origins, steps = yolo_cells(height, width, strides or [8, 16, 32])
+        self._origins, self._steps = origins, steps
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        wanted = (1, len(self._steps), 5 + classes)
+        return None if list(shapes) == [wanted] else f"one output {list(wanted)}"
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        cells = outputs[0][0]
+        chosen = _above(cells[:, 4], self._min_score)
+        if not len(chosen):
+            return NOTHING
+        picked = cells[chosen]
+        classes, best = _best(picked[:, 5:])
+        steps = self._steps[chosen, np.newaxis]
+        centres = (picked[:, :2] + self._origins[chosen]) * steps
+        return _enough(_corners(centres, np.exp(picked[:, 2:4]) * steps), picked[:, 4] * best, classes, self._min_score)
+
+
+class Yolo:
+    """`yolo`: decoded centre boxes of the YOLO family: x, y, w, h, perhaps objectness, and class scores.
+
+    `layout` "rows" is [1, cells, values] (YOLOv5, decoded YOLOX), "columns" [1, values, cells] (YOLOv8 and later).
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        min_score: float = 0.35,
+        layout: str = "rows",
+        objectness: int = 1,
+        unit: str = "pixels",
+    ) -> None:
+        if layout not in ("rows", "columns"):
+            raise ValueError(f"layout is {layout!r}, known are rows, columns")
+        self._min_score = np.float32(_share("min_score", min_score))
+        self._rows, self._objectness = layout == "rows", bool(objectness)
+        self._unit = _unit(unit, height, width)
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        values = 4 + self._objectness + classes
+        fits = len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][0] == 1
+        if fits and shapes[0][2 if self._rows else 1] == values:
+            return None
+        return f"one output [1, {f'cells, {values}' if self._rows else f'{values}, cells'}]"
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        cells = outputs[0][0] if self._rows else outputs[0][0].T
+        bound = cells[:, 4] if self._objectness else cells[:, 4:].max(axis=1)
+        chosen = _above(bound, self._min_score)
+        if not len(chosen):
+            return NOTHING
+        picked = cells[chosen]
+        classes, best = _best(picked[:, 4 + self._objectness :])
+        scores = picked[:, 4] * best if self._objectness else best
+        return _enough(_corners(picked[:, :2], picked[:, 2:4]) * self._unit, scores, classes, self._min_score)
+
+
+class Boxes:
+    """`boxes`: [1, n, 6] or [n, 6], each row x1, y1, x2, y2, score, class: suppression is in the graph already."""
+
+    def __init__(self, height: int, width: int, *, min_score: float = 0.35, unit: str = "pixels") -> None:
+        self._min_score = np.float32(_share("min_score", min_score))
+        self._unit = _unit(unit, height, width)
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        fits = len(shapes) == 1 and len(shapes[0]) in (2, 3) and shapes[0][-1] == 6
+        return None if fits and (len(shapes[0]) == 2 or shapes[0][0] == 1) else "one output [1, n, 6] or [n, 6]"
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        rows = outputs[0].reshape(-1, 6)
+        picked = rows[_above(rows[:, 4], self._min_score)]
+        return Detections(picked[:, :4] * self._unit, picked[:, 4], picked[:, 5].astype(np.int64))
+
+
+class Ssd:
+    """`ssd`: boxes [1, n, 4], classes [1, n], scores [1, n] and count [1], as TFLite's detection operator gives them.
+
+    Boxes are y1, x1, y2, x2 as shares of the input. The parameters say which output is which.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        min_score: float = 0.35,
+        boxes: int = 0,
+        classes: int = 1,
+        scores: int = 2,
+        count: int = 3,
+    ) -> None:
+        if sorted((boxes, classes, scores, count)) != [0, 1, 2, 3]:
+            raise ValueError("boxes, classes, scores and count must be 0, 1, 2 and 3 in some order")
+        self._min_score = np.float32(_share("min_score", min_score))
+        self._places = boxes, classes, scores, count
+        self._unit = _unit("normalized", height, width)
+
+    def misfit(self, shapes: Shapes, classes: int) -> str | None:
+        expected = "four outputs: boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"
+        if len(shapes) != 4:
+            return expected
+        boxes, labels, scores, count = (shapes[place] for place in self._places)
+        n = boxes[1] if len(boxes) == 3 else 0
+        return None if (boxes, labels, scores, count) == ((1, n, 4), (1, n), (1, n), (1,)) else expected
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
+        boxes, classes, scores, count = (outputs[place].reshape(-1) for place in self._places)
+        valid = max(0, min(len(scores), int(count[0])))
+        chosen = _above(scores[:valid], self._min_score)
+        picked = boxes.reshape(-1, 4)[chosen][:, (1, 0, 3, 2)]
+        return Detections(picked * self._unit, scores[chosen], np.rint(classes[chosen]).astype(np.int64))
+
+
+DECODERS: dict[str, type[FastestDet] | type[Yolox] | type[Yolo] | type[Boxes] | type[Ssd]] = {
+    "fastestdet": FastestDet,
+    "yolox": Yolox,
+    "yolo": Yolo,
+    "boxes": Boxes,
+    "ssd": Ssd,
+}
+
+
+def build_decoder(spec: Postprocess, height: int, width: int) -> Decoder:
+    """The decoder that a manifest names, for inputs of that size.
+
+    Raises BundleError for a name or parameter that this version lacks.
+    """
+    if spec.name not in DECODERS:
+        raise BundleError(
+            f"manifest.json: postprocess: no function '{spec.name}'; this version has {', '.join(DECODERS)}"
+        )
+    try:
+        return DECODERS[spec.name](height, width, **spec.params)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"manifest.json: postprocess: params: {error}") from error
+
+
+def yolo_cells(height: int, width: int, strides: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """(column and row float32 [cells, 2], stride float32 [cells]) of a grid for each stride, one after the other."""
+    origins, steps = [], []
+    for stride in map(int, strides):
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        origins.append(np.stack((columns, rows), axis=-1).reshape(-1, 2))
+        steps.append(np.full(rows.size, stride))
+    return np.concatenate(origins).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def _above(scores: FloatArray, least: np.float32) -> ClassArray:
+    """The indices of scores of at least `least`. Raises FailedError where one is not finite (NaN is above nothing)."""
+    if len(scores) and not np.isfinite(scores.max()):
+        raise FailedError("the detector answers with scores that are not finite")
+    return np.flatnonzero(scores >= least)
+
+
+def _best(scores: FloatArray) -> tuple[ClassArray, FloatArray]:
+    """(class, its score) of each row."""
+    classes = scores.argmax(axis=1)
+    return classes, np.take_along_axis(scores, classes[:, np.newaxis], axis=1)[:, 0]
+
+
+def _corners(centres: FloatArray, sizes: FloatArray) -> FloatArray:
+    half = sizes * np.float32(0.5)
+    return np.concatenate((centres - half, centres + half), axis=1)
+
+
+def _enough(boxes: FloatArray, scores: FloatArray, classes: ClassArray, least: np.float32) -> Detections:
+    chosen = scores >= least
+    return Detections(boxes[chosen], scores[chosen], classes[chosen])
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value:g}, expected more than 0 and at most 1")
+    return value
+
+
+def _unit(unit: str, height: int, width: int) -> FloatArray:
+    if unit not in UNITS:
+        raise ValueError(f"unit is {unit!r}, known are {', '.join(UNITS)}")
+    return np.array([width, height] * 2 if unit == "normalized" else [1.0] * 4, dtype=np.float32)
