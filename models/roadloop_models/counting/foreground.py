@@ -1,0 +1,100 @@
+"""What the foreground network looks at: a frame beside the same scene without its traffic."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.errors import ModelInputError
+from roadloop_models.preprocess import FloatArray, ImageArray
+
+CHANNELS = 6
+_LEAST_LEVEL = 10.0
+"""Added to the mean grey level, so that a black picture is not blown up."""
+_CONTRAST = 2.0
+"""Differences are small beside levels; doubled they use the 8 bits of the tensor better."""
+
+
+class Scene(NamedTuple):
+    """A frame and its background: uint8 RGB [h, w, 3], both as `ForegroundPair.fit` makes them."""
+
+    frame: ImageArray
+    background: ImageArray
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where a frame lies inside the model's picture."""
+
+    height: int
+    width: int
+    """Of the original frame, pixels."""
+    scale: float
+    """Pixels of the picture for one of the frame."""
+    top: int
+    left: int
+    """First row and column of the picture that the frame covers."""
+
+    def to_frame(self, boxes: FloatArray) -> FloatArray:
+        """Boxes float32 [n, 4] in pixels of the picture -> in pixels of the frame, inside it."""
+        shifted = (boxes - np.array([self.left, self.top] * 2, np.float32)) / np.float32(self.scale)
+        limits = np.array([self.width, self.height] * 2, np.float32)
+        return np.clip(shifted, np.float32(0.0), limits)
+
+
+class ForegroundPair:
+    """`foreground-pair`: a `Scene` -> float32 [1, height, width, 6].
+
+    Channels 0-2 are the frame's levels, 3-5 twice its difference from the background; both in units of the
+    background's mean level and clipped to +-`clip`. Frames keep their proportions; what they leave of the picture is 0.
+    """
+
+    name = "foreground-pair"
+
+    def __init__(self, height: int = 112, width: int = 192, clip: float = 2.0) -> None:
+        self._height, self._width = height, width
+        self._clip = np.float32(clip)
+
+    @property
+    def spec(self) -> Preprocess:
+        """What a manifest says to get this very function."""
+        return Preprocess(self.name, {"height": self._height, "width": self._width, "clip": float(self._clip)})
+
+    def place(self, height: int, width: int) -> Placing:
+        """Where a frame of that size goes: as large as possible, centred."""
+        scale = min(self._height / height, self._width / width)
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        return Placing(height, width, scale, (self._height - rows) // 2, (self._width - columns) // 2)
+
+    def fit(self, frame: ImageArray) -> ImageArray:
+        """A uint8 RGB frame of any size at the size it has inside the picture. Raises ModelInputError."""
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+            raise ModelInputError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 RGB [height, width, 3]")
+        height, width, _ = frame.shape
+        scale = self.place(height, width).scale
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        if (rows, columns) == (height, width):
+            return frame
+        import cv2
+
+        fitted: ImageArray = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA)
+        return fitted
+
+    def __call__(self, scene: Scene) -> tuple[FloatArray]:
+        frame, background = scene.frame.astype(np.float32), scene.background.astype(np.float32)
+        rows, columns, _ = frame.shape
+        if rows > self._height or columns > self._width or frame.shape != background.shape:
+            raise ModelInputError(
+                f"scene is {list(frame.shape)} and {list(background.shape)}, expected two equal pictures of at most "
+                f"{[self._height, self._width, 3]}"
+            )
+        level = np.float32(background.mean())
+        unit = np.float32(1.0) / (level + np.float32(_LEAST_LEVEL))
+        top, left = (self._height - rows) // 2, (self._width - columns) // 2
+        picture = np.zeros((1, self._height, self._width, CHANNELS), np.float32)
+        inside = picture[0, top : top + rows, left : left + columns]
+        np.multiply(frame - level, unit, out=inside[:, :, :3])
+        np.multiply(frame - background, unit * np.float32(_CONTRAST), out=inside[:, :, 3:])
+        np.clip(inside, -self._clip, self._clip, out=inside)
+        return (picture,)
