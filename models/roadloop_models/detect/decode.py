@@ -4,6 +4,7 @@ Only cells whose best possible score reaches the threshold are looked at any fur
 microseconds beside a network of milliseconds. Each class is one layout; a manifest names it and gives its parameters.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -55,11 +56,12 @@ class FastestDet:
         picked = cells[:, chosen]
         classes, best = _best(picked[5:].T)
         scores = picked[0] ** np.float32(0.6) * best ** np.float32(0.4)
-        place = np.stack((chosen % columns, chosen // columns), axis=1).astype(np.float32)
-        centres = (place + np.tanh(picked[1:3].T)) / np.array([columns, grid.shape[1]], dtype=np.float32)
-        sizes = np.float32(1.0) / (np.float32(1.0) + np.exp(-picked[3:5].T))
-        boxes = _corners(centres * self._size, sizes * self._size)
-        return _enough(boxes, scores, classes, self._min_score)
+        reach = np.tanh(picked[1:3])
+        reach[0] += chosen % columns
+        reach[1] += chosen // columns
+        centres = reach.T * (self._size / np.array([columns, grid.shape[1]], dtype=np.float32))
+        sizes = self._size / (np.float32(1.0) + np.exp(-picked[3:5].T))
+        return _enough(_corners(centres, sizes), scores, classes, self._min_score)
 
 
 class Yolox:
@@ -222,20 +224,22 @@ def yolo_cells(height: int, width: int, strides: Sequence[float]) -> tuple[Float
 
 def _above(scores: FloatArray, least: np.float32) -> ClassArray:
     """The indices of scores of at least `least`. Raises FailedError where one is not finite (NaN is above nothing)."""
-    if len(scores) and not np.isfinite(scores.max()):
+    if len(scores) and not math.isfinite(scores.max()):
         raise FailedError("the detector answers with scores that are not finite")
-    return np.flatnonzero(scores >= least)
+    return (scores >= least).nonzero()[0]
 
 
 def _best(scores: FloatArray) -> tuple[ClassArray, FloatArray]:
     """(class, its score) of each row."""
-    classes = scores.argmax(axis=1)
-    return classes, np.take_along_axis(scores, classes[:, np.newaxis], axis=1)[:, 0]
+    return scores.argmax(axis=1), scores.max(axis=1)
 
 
 def _corners(centres: FloatArray, sizes: FloatArray) -> FloatArray:
-    half = sizes * np.float32(0.5)
-    return np.concatenate((centres - half, centres + half), axis=1)
+    boxes: FloatArray = np.empty((len(centres), 4), dtype=np.float32)
+    sizes *= np.float32(0.5)
+    np.subtract(centres, sizes, out=boxes[:, :2])
+    np.add(centres, sizes, out=boxes[:, 2:])
+    return boxes
 
 
 def _enough(boxes: FloatArray, scores: FloatArray, classes: ClassArray, least: np.float32) -> Detections:

@@ -6,7 +6,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Postprocess
 from roadloop_models.detect.decode import Decoder, Shapes, build_decoder
 from roadloop_models.detect.detections import Detections, FloatArray
-from roadloop_models.detect.letterbox import ImageLetterbox
+from roadloop_models.detect.letterbox import ImageLetterbox, Placement
 from roadloop_models.detect.nms import suppress
 from roadloop_models.errors import BundleError, FailedError
 
@@ -22,6 +22,7 @@ class Detector:
         self._letterbox = letterbox
         self._max_iou = max_iou
         self._classes = classes
+        self._placed: Placement | None = None
 
     def misfit(self, shapes: Shapes) -> str | None:
         """What outputs of these shapes should have been; None where they fit."""
@@ -34,9 +35,12 @@ class Detector:
             return found
         if not np.isfinite(found.boxes).all():
             raise FailedError("the model answers with boxes that are not finite")
-        if not 0 <= found.classes.min() <= found.classes.max() < self._classes:
-            raise FailedError(f"the model answers class {found.classes.max()}, the bundle has {self._classes} labels")
-        return self._letterbox.placement(height, width).to_image(found)
+        if found.classes.view(np.uint64).max() >= self._classes:  # unsigned: a class below 0 is none either
+            raise FailedError(f"the model answers a class beyond the {self._classes} labels of the bundle")
+        placed = self._placed
+        if placed is None or (placed.image_height, placed.image_width) != (height, width):
+            placed = self._placed = self._letterbox.placement(height, width)
+        return placed.to_image(found)
 
 
 def build_detector(spec: Postprocess, letterbox: ImageLetterbox, classes: int) -> Detector:

@@ -39,12 +39,12 @@ class Placement:
     def to_image(self, found: Detections) -> Detections:
         """Boxes in pixels of the model's input as boxes in pixels of the image, cut at its borders."""
         scale_x, scale_y = self.image_width / self.width, self.image_height / self.height
-        factors = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-        shifts = np.array([self.left, self.top, self.left, self.top], dtype=np.float32)
-        boxes = (found.boxes - shifts) * factors
+        boxes = found.boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        if self.left or self.top:
+            shifts = self.left * scale_x, self.top * scale_y
+            boxes -= np.array(shifts * 2, dtype=np.float32)
         np.maximum(boxes, np.float32(0.0), out=boxes)
-        limits = np.array([self.image_width, self.image_height] * 2, dtype=np.float32)
-        np.minimum(boxes, limits, out=boxes)
+        np.minimum(boxes, np.array([self.image_width, self.image_height] * 2, dtype=np.float32), out=boxes)
         return Detections(boxes, found.scores, found.classes)
 
 
