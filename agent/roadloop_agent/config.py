@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from roadloop_agent.hardware_config import CameraSource, check_camera
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
@@ -20,7 +21,6 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
 Row = Annotated[int, msgspec.Meta(ge=0)]
 Select = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,5}/[1-9][0-9]{0,4}\Z")]
-Pace = Literal["rate", "as-consumed"]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,14 +73,16 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
 
 
 class _Source(_Table, frozen=True, kw_only=True, tag_field="kind"):
-    """What all sources have."""
+    """What all sources have that replay something or make it."""
 
     loop: bool = False
     """Begin again after the last frame."""
-    pace: Pace = "rate"
+    pace: Literal["rate", "as-consumed"] = "rate"
     """`as-consumed` gives the next frame only when every slot has taken the last one: nothing is dropped."""
     rate_hz: Rate | None = None
     """Frames a second; without it the rate of the fastest slot that uses the source."""
+    speed: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    """How many times faster than real time: it multiplies the rates of the source and of its slots."""
 
 
 class ImagesSource(_Source, frozen=True, kw_only=True, tag="images"):
@@ -130,7 +132,9 @@ class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
     days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
 
 
-SourceTable = ImagesSource | VideoSource | NpzSource | SpeedsCsvSource | MadeSignsSource | MadeSpeedsSource
+SourceTable = (
+    ImagesSource | VideoSource | CameraSource | NpzSource | SpeedsCsvSource | MadeSignsSource | MadeSpeedsSource
+)
 
 
 class CaptureTable(_Table, frozen=True, kw_only=True):
@@ -172,7 +176,8 @@ class ProfileFile(_Table, frozen=True, kw_only=True):
     slots: dict[Name, SlotTable]
 
 
-FEEDS: dict[type[_Table], Feed] = {
+FEEDS: dict[type[msgspec.Struct], Feed] = {
+    CameraSource: "image",
     ImagesSource: "image",
     VideoSource: "image",
     NpzSource: "image",
@@ -279,6 +284,8 @@ def selected(select: str | None) -> tuple[int, int]:
 
 
 def _check_source(where: str, source: SourceTable) -> None:
+    if isinstance(source, CameraSource):
+        check_camera(where, source)
     part, of = selected(getattr(source, "select", None))
     if part >= of:
         raise ConfigError(f"{where}.select: '{part}/{of}': parts are counted from 0 to {of - 1}")

@@ -1,16 +1,18 @@
 """`roadloop-agent validate`: everything that would stop a vehicle, found before it drives."""
 
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from roadloop_agent.config import Config, SlotTable
+from roadloop_agent.drive.frames import refuse
 from roadloop_agent.drive.pipeline import load_model
-from roadloop_agent.drive.sources import open_source
+from roadloop_agent.drive.sources import opener
 from roadloop_agent.selftest import self_test
 from roadloop_agent.update.store import RELEASES_NAME, ProvisionedReleases, Store
 from roadloop_models.contract.messages import ReleaseRef
-from roadloop_models.errors import ConfigError, DataError
+from roadloop_models.errors import ConfigError, DataError, RetryLaterError
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -
 
 def _check_source(config: Config, name: str) -> None:
     source = config.profile.sources[name]
+    items = opener(source, config.source_path(source), time.monotonic)(refuse)
     try:
-        first = next(iter(open_source(source, config.source_path(source))), None)
-    except DataError as error:
-        raise DataError(f"sources.{name}: {error}") from error
+        first = next((item for item in items if item is not None), None)
+    except (DataError, ConfigError) as error:
+        raise type(error)(f"sources.{name}: {error}") from error
+    except RetryLaterError as error:
+        raise ConfigError(f"sources.{name}: {error}") from error
     if first is None:
         raise DataError(f"sources.{name}: has nothing to give")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from roadloop_agent.config import CaptureTable, SlotTable
 from roadloop_agent.drive import decide, outbox
 from roadloop_agent.drive.capture import Capture, Subscriber
-from roadloop_agent.drive.frames import Frame, Item, Mailbox
+from roadloop_agent.drive.frames import Frame, Item, Mailbox, Reported
 from roadloop_agent.drive.handlers import open_handler
 from roadloop_agent.drive.handlers.sign import SignDecision, sign_decision, sign_row
 from roadloop_agent.drive.handlers.speed import speed_observations, speed_row
@@ -137,10 +137,11 @@ def items(count: int) -> Iterator[Item]:
 
 
 def capture(subscribers: list[Subscriber], count: int = 20, rate_hz: float = 1000.0, **more: object) -> Capture:
-    settings = {"loop": False, "lossless": False, "open_items": lambda: items(count)} | more
+    settings = {"loop": False, "pace": "rate", "open_items": lambda _passed_over: items(count)} | more
     return Capture(
         name="camera",
-        rate_hz=rate_hz,
+        period_s=1.0 / rate_hz,
+        reopen_s=0.01,
         subscribers=subscribers,
         clock=time.monotonic,
         wall_ms=lambda: 0,
@@ -166,7 +167,7 @@ def run_beside(source: Capture, taker: Mailbox, take: int, pause_s: float = 0.0)
 
 def test_a_lossless_source_waits_for_a_slow_slot() -> None:
     box = Mailbox()
-    assert run_beside(capture([Subscriber(box, 0.001)], lossless=True), box, 20, 0.002) == list(range(20))
+    assert run_beside(capture([Subscriber(box, 0.001)], pace="as-consumed"), box, 20, 0.002) == list(range(20))
     assert box.dropped == 0
 
 
@@ -179,7 +180,7 @@ def test_a_live_source_drops_what_a_slow_slot_does_not_take() -> None:
 
 def test_a_source_that_loops_begins_again() -> None:
     box = Mailbox()
-    assert run_beside(capture([Subscriber(box, 0.001)], count=3, lossless=True, loop=True), box, 7) == [
+    assert run_beside(capture([Subscriber(box, 0.001)], count=3, pace="as-consumed", loop=True), box, 7) == [
         0, 1, 2, 0, 1, 2, 0,
     ]  # fmt: skip
 
@@ -195,17 +196,16 @@ def test_a_slower_slot_gets_its_own_rate_of_the_same_source() -> None:
     assert fast.dropped == 19
 
 
-def test_a_source_that_fails_says_so_and_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadloop_agent.drive.capture._REOPEN_S", 0.01)
+def test_a_source_that_fails_says_so_and_is_opened_again() -> None:
     box, tries = Mailbox(), []
 
-    def open_items() -> Iterator[Item]:
+    def open_items(_passed_over: Reported) -> Iterator[Item]:
         tries.append(1)
         if len(tries) < 3:
             raise DataError("camera.mp4: truncated") if len(tries) == 1 else RuntimeError("the decoder's own")
         return items(2)
 
-    source = capture([Subscriber(box, 0.001)], open_items=open_items, lossless=True)
+    source = capture([Subscriber(box, 0.001)], open_items=open_items, pace="as-consumed")
     assert run_beside(source, box, 2) == [0, 1]
     assert len(tries) == 3
 

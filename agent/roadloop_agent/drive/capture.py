@@ -5,54 +5,91 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from roadloop_agent.drive.frames import Frame, Item, Mailbox
+from roadloop_agent.drive.frames import Frame, Item, Mailbox, Reported
+from roadloop_agent.hardware_config import Pace
 from roadloop_models.errors import FailedError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
-_REOPEN_S = 2.0
 _WAIT_S = 0.1
+_SMOOTHING = 0.2
+"""Weight of the newest interval in the measured pace of a live source."""
 
 
 @dataclass
 class Subscriber:
-    """A slot's mailbox, and how often it wants a frame."""
+    """A slot's mailbox, and how often it wants a frame.
+
+    `share` of the frames that it wants are delivered (1: all, 0: none); the others are shed, and counted.
+    """
 
     mailbox: Mailbox
     period_s: float
     due_s: float = 0.0
+    share: float = 1.0
+    shed: int = 0
+    _credit: float = 0.0
+
+    def admits(self) -> bool:
+        """Whether the next wanted frame is delivered: evenly spread, so that half is every second one."""
+        self._credit = min(1.0, self._credit + self.share)
+        if self._credit < 1.0:
+            self.shed += 1
+            return False
+        self._credit = 0.0
+        return True
 
 
 class Capture:
-    """Reads one source. `lossless`: the next frame only when every slot has taken the last one."""
+    """Reads one source.
+
+    Its pace is `rate`: one every `period_s`; `as-consumed`: no sooner, and only when every slot has taken the last one;
+    `live`: whenever the source gives one. A live source yields None while it has nothing, so that this thread comes
+    round although no frame does.
+    """
 
     def __init__(
         self,
         *,
         name: str,
-        open_items: Callable[[], Iterable[Item]],
-        rate_hz: float,
+        open_items: Callable[[Reported], Iterable[Item | None]],
+        period_s: float,
+        pace: Pace,
         loop: bool,
-        lossless: bool,
         subscribers: list[Subscriber],
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
+        reopen_s: float = 0.5,
+        reopen_max_s: float = 10.0,
     ) -> None:
+        """`open_items` gets the function that a source tells of what it passes over, and goes on.
+
+        A source that fails is opened again after `reopen_s`, doubled each time up to `reopen_max_s`.
+        """
         self.name = name
-        self.error: RoadloopError | None = None
         self._open_items = open_items
-        self._period_s = 1.0 / rate_hz
+        self._period_s = period_s
+        self._pace = pace
         self._loop = loop
-        self._lossless = lossless
         self._subscribers = subscribers
         self._clock = clock
         self._wall_ms = wall_ms
+        self._reopen_s = reopen_s
+        self._reopen_max_s = reopen_max_s
+        self._wait_s = reopen_s
+        self._seen_s: float | None = None
+        self._down: RoadloopError | None = None
+        self._passed_over: RoadloopError | None = None
+
+    def collect_error(self) -> RoadloopError | None:
+        """Why there are no frames now; else the last thing that was passed over since the last call."""
+        passed_over, self._passed_over = self._passed_over, None
+        return self._down or passed_over
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Until `stop`, or the end of a source that does not loop. A source that fails is opened again."""
         while not stop.is_set():
             try:
-                self._replay(stop, beat)
-                self.error = None
+                self._read(stop, beat)
             except RoadloopError as error:
                 self._failed(error, stop, beat)
                 continue
@@ -67,31 +104,59 @@ class Capture:
             beat()
 
     def _failed(self, error: RoadloopError, stop: threading.Event, beat: Callable[[], None]) -> None:
-        if self.error is None:
+        if self._down is None or str(self._down) != str(error):
             _LOG.error("source %s: %s", self.name, error)
-        self.error = error
-        self._pause(_REOPEN_S, stop, beat)
+        self._down = error
+        self._pause(self._wait_s, stop, beat)
+        self._wait_s = min(2 * self._wait_s, self._reopen_max_s)
 
-    def _replay(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+    def _pass_over(self, error: RoadloopError) -> None:
+        if self._passed_over is None:
+            _LOG.warning("source %s: %s", self.name, error)
+        self._passed_over = error
+
+    def _read(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         due_s = self._clock()
-        for item in self._open_items():
-            self._pause(due_s - self._clock(), stop, beat)
-            if self._lossless:
+        for item in self._open_items(self._pass_over):
+            if self._pace == "live":
+                beat()
+            else:
+                self._pause(due_s - self._clock(), stop, beat)
+            if self._pace == "as-consumed":
                 self._wait_until_taken(stop, beat)
             if stop.is_set():
                 return
+            if item is None:
+                continue
             now_s = self._clock()
-            self._deliver(Frame(item.number, now_s, self._wall_ms(), item.data, item.t_source_s))
+            t_mono_s = now_s if item.t_mono_s is None else item.t_mono_s
+            self._deliver(Frame(item.number, t_mono_s, self._wall_ms(), item.data, item.t_source_s))
+            self._recovered()
             # A source that fell behind goes on from now: frames in a burst would only be dropped.
             due_s = max(due_s + self._period_s, now_s)
 
+    def _recovered(self) -> None:
+        if self._down is not None:
+            _LOG.info("source %s: gives frames again", self.name)
+            self._down = None
+        self._wait_s = self._reopen_s
+
     def _deliver(self, frame: Frame) -> None:
+        if self._pace == "live":
+            self._measure(frame.t_mono_s)
         for subscriber in self._subscribers:
-            early_s = subscriber.due_s - frame.t_mono_s
-            if not self._lossless and early_s > 0.5 * self._period_s:
-                continue
-            subscriber.due_s = max(subscriber.due_s, frame.t_mono_s - subscriber.period_s) + subscriber.period_s
+            if self._pace != "as-consumed":
+                if subscriber.due_s - frame.t_mono_s > 0.5 * self._period_s:
+                    continue
+                subscriber.due_s = max(subscriber.due_s, frame.t_mono_s - subscriber.period_s) + subscriber.period_s
+                if not subscriber.admits():
+                    continue
             subscriber.mailbox.put_latest(frame)
+
+    def _measure(self, now_s: float) -> None:
+        if self._seen_s is not None:
+            self._period_s += _SMOOTHING * (now_s - self._seen_s - self._period_s)
+        self._seen_s = now_s
 
     def _wait_until_taken(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         for subscriber in self._subscribers:

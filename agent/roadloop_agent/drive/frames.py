@@ -1,8 +1,19 @@
 """Frames, and how a source's thread hands them to a slot's."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from roadloop_models.errors import RoadloopError
+
+Reported = Callable[[RoadloopError], None]
+"""Told of what a source passes over (a damaged frame) before it goes on."""
+
+
+def refuse(error: RoadloopError) -> None:
+    """Pass nothing over: for who wants all of a file or none."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -14,6 +25,8 @@ class Item:
     data: Any
     t_source_s: float | None = None
     """When it was, by the source's own clock; None where it has none."""
+    t_mono_s: float | None = None
+    """When it came, where the source has a thread of its own that saw it come; None: when it is taken."""
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class Drive:
     def _say_health(self) -> None:
         self._health_due_s = self._clock() + self._health_period_s
         rss_mb = _rss_mb()
-        source_errors = {capture.name: capture.error for capture in self._captures}
+        source_errors = {capture.name: capture.collect_error() for capture in self._captures}
         for index, (name, slot) in enumerate(self._slots.items()):
             for tally in slot.collect():
                 if not tally.decisions and not tally.errors and tally.ref != _ref(slot.running):

@@ -1,6 +1,7 @@
 """Sources: what a slot sees. Each kind opens as an iterable of items; pacing and hand-over are in capture.py."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from roadloop_agent.config import (
@@ -12,16 +13,31 @@ from roadloop_agent.config import (
     SpeedsCsvSource,
     VideoSource,
 )
-from roadloop_agent.drive.frames import Item
+from roadloop_agent.drive.frames import Item, Reported, refuse
+from roadloop_agent.hardware_config import CameraSource
 
-__all__ = ["open_source"]
+__all__ = ["open_source", "opener"]
 
 
-def open_source(source: SourceTable, path: Path | None) -> Iterable[Item]:
-    """The items of a source from its first one, in order; reading begins with the iteration.
+def opener(
+    source: SourceTable, path: Path | None, clock: Callable[[], float]
+) -> Callable[[Reported], Iterable[Item | None]]:
+    """What opens a source from its first item, again and again. None among the items: nothing yet.
+
+    The function gets whom to tell of what is passed over. A live source raises RetryLaterError while it has nothing.
+    """
+    if isinstance(source, CameraSource):
+        from roadloop_agent.drive.sources.devices import open_camera
+
+        return open_camera(source, clock).frames
+    return partial(open_source, source, path)
+
+
+def open_source(source: SourceTable, path: Path | None, passed_over: Reported = refuse) -> Iterable[Item]:
+    """The items of a recorded or made source from its first one, in order; reading begins with the iteration.
 
     Images are uint8 RGB [height, width, 3], speeds a `SpeedStep`. Raises DataError naming the file, here or while
-    iterating.
+    iterating; a damaged item goes to `passed_over`.
     """
     # Each kind imports its own decoder: a vehicle without a camera does not load OpenCV.
     if isinstance(source, SpeedsCsvSource):
@@ -35,11 +51,13 @@ def open_source(source: SourceTable, path: Path | None) -> Iterable[Item]:
     from roadloop_agent.drive.sources import images
 
     if isinstance(source, NpzSource):
-        return images.NpzImages(_named(path), source.first_row, source.last_row, source.tracks, source.select)
+        return images.NpzImages(
+            _named(path), source.first_row, source.last_row, source.tracks, source.select, passed_over
+        )
     if isinstance(source, VideoSource):
-        return images.Video(_named(path))
+        return images.Video(_named(path), passed_over)
     if isinstance(source, ImagesSource):
-        return images.Images(_named(path))
+        return images.Images(_named(path), passed_over)
     assert isinstance(source, MadeSignsSource)
     return images.made(source.count, source.seed)
 

@@ -1,5 +1,10 @@
-"""Images: files, video, and the npz of concatenated PNGs."""
+"""Images: files, video, and the npz of concatenated PNGs.
 
+A damaged one is told to `passed_over`, which either refuses the whole (raises) or lets the rest be read.
+"""
+
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_agent.config import selected
-from roadloop_agent.drive.frames import Item
+from roadloop_agent.drive.frames import Item, Reported, refuse
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray
 from roadloop_models.tasks.files import read_arrays
 
+_LOG = logging.getLogger(__name__)
+# A damaged video makes FFmpeg say several lines a frame, and what it says of a stream may hold its password.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 cv2.setNumThreads(1)  # images this small gain nothing from more, and the other cores have their own work
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
@@ -20,7 +29,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 class Images:
     """One image file, or those of a folder in the order of their names. The number is the place in that order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, passed_over: Reported = refuse) -> None:
         """Raises DataError where there is no image."""
         if path.is_dir():
             self.paths = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
@@ -30,6 +39,7 @@ class Images:
             self.paths = [path]
         else:
             raise DataError(f"{path}: no such image or folder")
+        self._passed_over = passed_over
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -38,18 +48,20 @@ class Images:
         for number, path in enumerate(self.paths):
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
-                raise DataError(f"{path}: not an image that OpenCV reads, or truncated")
-            yield Item(number, str(path), _rgb(image))
+                self._passed_over(DataError(f"{path}: not an image that OpenCV reads, or truncated"))
+                continue
+            yield Item(number, str(path), to_rgb(image))
 
 
 class Video:
-    """A video file; the number is the frame's."""
+    """A video file; the number is the frame's, among those that can be decoded."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataError where it cannot be opened."""
+    def __init__(self, path: Path, passed_over: Reported | None = None) -> None:
+        """Raises DataError where it cannot be opened. Without `passed_over`, missing frames are only logged."""
         if not path.exists():
             raise DataError(f"{path}: no such video")
         self.path = path
+        self._passed_over = passed_over or (lambda error: _LOG.warning("%s", error))
         probe = self._open()
         self._length = max(0, int(probe.get(cv2.CAP_PROP_FRAME_COUNT)))
         probe.release()
@@ -65,17 +77,23 @@ class Video:
                 there_is_one, image = capture.read()
                 if not there_is_one:
                     break
-                yield Item(number, f"{self.path}#{number}", _rgb(image))
+                t_source_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
+                yield Item(number, f"{self.path}#{number}", to_rgb(image), t_source_s)
                 number += 1
         finally:
             capture.release()
         if number == 0:
             raise DataError(f"{self.path}: no frame can be decoded")
+        # Some containers only estimate how many frames they have.
+        if self._length - number > max(2, self._length // 50):
+            self._passed_over(
+                DataError(f"{self.path}: {number} of {self._length} frames can be decoded: it is truncated or damaged")
+            )
 
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
-            raise DataError(f"{self.path}: not a video that OpenCV reads")
+            raise DataError(f"{self.path}: not a video that OpenCV reads, or truncated")
         return capture
 
 
@@ -92,9 +110,12 @@ class NpzImages:
         last_row: int | None = None,
         tracks: tuple[int, ...] | None = None,
         select: str | None = None,
+        *,
+        passed_over: Reported = refuse,
     ) -> None:
         """Raises DataError naming file and field."""
         self.path = path
+        self._passed_over = passed_over
         arrays = read_arrays(path, {"png": "u", "offset": "iu"})
         self._png: npt.NDArray[np.uint8] = arrays["png"].astype(np.uint8, copy=False)
         self._offset = arrays["offset"].astype(np.int64)
@@ -122,8 +143,9 @@ class NpzImages:
         for row in self.rows.tolist():
             image = cv2.imdecode(self._png[self._offset[row] : self._offset[row + 1]], cv2.IMREAD_COLOR)
             if image is None:
-                raise DataError(f"{self.path}: field 'png': row {row} is not an image")
-            yield Item(row, f"{self.path}#{row}", _rgb(image))
+                self._passed_over(DataError(f"{self.path}: field 'png': row {row} is not an image"))
+                continue
+            yield Item(row, f"{self.path}#{row}", to_rgb(image))
 
 
 def made(count: int, seed: int) -> Iterator[Item]:
@@ -144,7 +166,8 @@ def encode_png(image: ImageArray) -> bytes:
     return bytes(encoded)
 
 
-def _rgb(image: npt.NDArray[np.uint8]) -> ImageArray:
+def to_rgb(image: npt.NDArray[np.uint8]) -> ImageArray:
+    """What OpenCV decodes (BGR) as everything else here takes it."""
     converted: ImageArray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return converted
 
