@@ -52,7 +52,7 @@ def open_source(source: SourceTable, path: Path | None, passed_over: Reported = 
 
     if isinstance(source, NpzSource):
         return images.NpzImages(
-            _named(path), source.first_row, source.last_row, source.tracks, source.select, passed_over
+            _named(path), source.first_row, source.last_row, source.tracks, source.select, passed_over=passed_over
         )
     if isinstance(source, VideoSource):
         return images.Video(_named(path), passed_over)
