@@ -1,12 +1,11 @@
-"""The one place that builds objects and connects them: supervisor, drive, link.
+"""The one place that builds objects and connects them: drive, link; watch.py does it for the supervisor.
 
-`python -m roadloop_agent.app drive|link|provision …` is how the supervisor starts its children. Imports are made where
+`python -m roadloop_agent.app drive|link|check …` is how the supervisor starts its children. Imports are made where
 a process is built, so that each loads only its own: drive knows nothing of MQTT or TUF, link nothing of runtimes or
 OpenCV.
 """
 
 import argparse
-import contextlib
 import fcntl
 import gc
 import logging
@@ -18,18 +17,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from roadloop_agent.config import Config, load_config
 from roadloop_agent.heartbeat import Heartbeat
-from roadloop_agent.ipc import Pipe, make_socketpair
+from roadloop_agent.ipc import Pipe
+from roadloop_agent.log import setup_logging
 from roadloop_agent.update.store import Store
+from roadloop_agent.watch import child_command
 from roadloop_models import __version__
-from roadloop_models.errors import ConflictError, RoadloopError
+from roadloop_models.errors import ConfigError, ConflictError, RoadloopError
 
 if TYPE_CHECKING:
     from roadloop_agent.link.process import Mailroom
@@ -45,52 +46,38 @@ _DRAIN_S = 2.0
 """How long a clean stop may take to hand the last samples over."""
 
 
-def setup_logging() -> None:
-    """To stderr, which systemd takes down."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-
-
 def open_store(config: Config) -> Store:
     """The versions of this vehicle."""
     variants = {name: table.variant_key for name, table in config.profile.slots.items()}
     return Store(config.state_dir / "store", variants, config.directory)
 
 
-# The supervisor.
+# Starting.
 
 
-def run_agent(config_path: Path) -> None:
-    """`roadloop-agent run`: until SIGTERM or SIGINT.
+def run_agent(config_path: Path) -> NoReturn:
+    """`roadloop-agent run`: look at all that can be wrong, then become the supervisor, until SIGTERM or SIGINT.
 
     Raises ConfigError where the configuration is wrong, TrustError or BundleError where the vehicle cannot be
     provisioned, ConflictError where another agent runs on the same state.
     """
-    from roadloop_agent.boot import next_boot
-    from roadloop_agent.sdnotify import Notifier
-    from roadloop_agent.supervisor import Supervisor
-
     config = load_config(config_path)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    with _only_agent(config.state_dir):
-        _provision_apart(config)
-        drive_end, link_end = make_socketpair()
-        drive_fd, link_fd = drive_end.fileno(), link_end.fileno()
+    _lock_state(config.state_dir)
+    _provision_apart(config)
+    watch = [sys.executable, "-m", "roadloop_agent.watch", str(config.path), str(config.state_dir)]
+    os.execv(sys.executable, watch)
 
-        def command(role: str, pipe_fd: int, beat_fd: int) -> list[str]:
-            fds = ["--pipe", str(pipe_fd), "--beat", str(beat_fd), "--parent", str(os.getpid())]
-            return [*_child_command(role, config), *fds]
 
-        Supervisor(
-            drive_command=lambda beat: [
-                *command("drive", drive_fd, beat),
-                "--boot",
-                str(next_boot(config.state_dir, config.spool_path)),
-            ],
-            link_command=lambda beat: command("link", link_fd, beat),
-            pipe_fds=(drive_fd, link_fd),
-            notifier=Notifier(os.environ),
-            clock=time.monotonic,
-        ).run()
+def _lock_state(state_dir: Path) -> None:
+    """Hold the state until the supervisor, which inherits the lock, ends. Raises ConflictError."""
+    lock = os.open(state_dir / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConflictError(f"{state_dir}: another agent runs on this state; stop it first") from error
+    os.set_inheritable(lock, True)
 
 
 def provision(config: Config) -> None:
@@ -101,33 +88,35 @@ def provision(config: Config) -> None:
 
 
 def _provision_apart(config: Config) -> None:
-    """In a process of its own: what checks signatures needs more memory than the supervisor should ever have."""
+    """In a process of its own: what checks signatures needs more memory than any that stays should ever have."""
     if open_store(config).is_provisioned():
         return
-    done = subprocess.run(_child_command("provision", config), check=False)
+    done = subprocess.run(child_command("provision", str(config.path)), check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
 
 
-def _child_command(role: str, config: Config) -> list[str]:
-    return [sys.executable, "-m", "roadloop_agent.app", role, "--config", str(config.path)]
+def check_reload(config: Config, state_dir: Path) -> None:
+    """Whether a running agent may go on with this configuration; provisions the slots that are new in it.
 
+    Raises ConfigError where it may not, TrustError or BundleError where a new slot cannot be provisioned.
+    """
+    from roadloop_agent.link.mqtt import tls_context
 
-@contextlib.contextmanager
-def _only_agent(state_dir: Path) -> Iterator[None]:
-    with (state_dir / _LOCK_NAME).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(f"{state_dir}: another agent runs on this state; stop it first") from error
-        yield
+    if config.state_dir != state_dir:
+        raise ConfigError(f"{config.path}: vehicle.state_dir has changed: that takes a restart, not a reload")
+    broker = config.broker
+    tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key)))
+    if not open_store(config).is_provisioned():
+        provision(config)
 
 
 # Drive.
 
 
-def run_drive(config: Config, boot: int, pipe_fd: int, beat_fd: int | None) -> None:
-    """The drive process, until SIGTERM."""
+def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
+    """The drive process, until SIGTERM. Raises DiskFullError, RetryLaterError where its start cannot be counted."""
+    from roadloop_agent.boot import next_boot
     from roadloop_agent.drive.capture import Capture, Subscriber
     from roadloop_agent.drive.frames import Mailbox
     from roadloop_agent.drive.handlers import open_handler
@@ -138,6 +127,7 @@ def run_drive(config: Config, boot: int, pipe_fd: int, beat_fd: int | None) -> N
     from roadloop_agent.drive.sources import opener
 
     clock = time.monotonic
+    boot = next_boot(config.state_dir, config.spool_path)
     pipe = Pipe.from_fd(pipe_fd)
     outbox = Outbox(pipe, boot, clock)
     tables = config.profile.slots
@@ -323,11 +313,11 @@ def _stop_on_sigterm(wake: "Callable[[], None] | None" = None) -> threading.Even
 def main(arguments: Sequence[str]) -> int:
     """One child process; the exit code."""
     parser = argparse.ArgumentParser(prog="roadloop_agent.app")
-    parser.add_argument("role", choices=["drive", "link", "provision"])
+    parser.add_argument("role", choices=["drive", "link", "provision", "check"])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--pipe", type=int)
     parser.add_argument("--beat", type=int)
-    parser.add_argument("--boot", type=int, default=0)
+    parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--parent", type=int)
     options = parser.parse_args(arguments)
     setup_logging()
@@ -339,8 +329,10 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(options.config)
         if options.role == "provision":
             provision(config)
+        elif options.role == "check":
+            check_reload(config, options.state_dir)
         elif options.role == "drive":
-            run_drive(config, options.boot, options.pipe, options.beat)
+            run_drive(config, options.pipe, options.beat)
         else:
             run_link(config, options.pipe, options.beat)
     except RoadloopError as error:

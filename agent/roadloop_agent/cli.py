@@ -55,7 +55,8 @@ def main() -> None:
 @_one_line_errors
 def run(config_path: Path) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    from roadloop_agent.app import run_agent, setup_logging
+    from roadloop_agent.app import run_agent
+    from roadloop_agent.log import setup_logging
 
     setup_logging()
     run_agent(config_path)

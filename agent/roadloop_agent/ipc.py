@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from roadloop_agent.socketpair import make_socketpair  # noqa: F401 (both ends of the pipe are named here)
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
@@ -18,8 +19,6 @@ from roadloop_models.errors import MessageError
 MAX_IPC_BYTES = 96 * 1024
 """No message is larger; the kernel's default buffer for a socket holds two of them."""
 MAX_ROWS = 512
-SOCKET_BUFFER_BYTES = 4 << 20
-"""Asked of the kernel, so that drive outlives a restart of link; it may grant less."""
 
 
 class _IpcMessage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -190,14 +189,6 @@ class Pipe:
         if len(raw) > MAX_IPC_BYTES:
             raise MessageError(f"pipe: a message of more than {MAX_IPC_BYTES} bytes")
         return raw or None
-
-
-def make_socketpair() -> tuple[socket.socket, socket.socket]:
-    """(drive's end, link's end), with as much room as the kernel grants."""
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in pair:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    return pair
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[MessageT]", raw: bytes) -> MessageT:

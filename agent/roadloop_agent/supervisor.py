@@ -1,7 +1,8 @@
 """Starts drive and link, watches over them, and starts again whichever ends.
 
 It keeps both ends of their pipe open, so that either may die without the other seeing more than silence. Nothing else
-happens in this process: the less it does, the less can stop it.
+happens in this process: the less it does, the less can stop it. SIGHUP has the configuration looked at by a process of
+its own, and starts both children anew where it is good.
 """
 
 import contextlib
@@ -12,80 +13,29 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from roadloop_agent.children import ChildState, beaten, exited, is_due, is_stuck, is_well, slept, started, stopped
 from roadloop_agent.sdnotify import Notifier
-from roadloop_models.errors import RoadloopError
 
 _LOG = logging.getLogger(__name__)
 
-RESTART_FIRST_S = 0.2
-RESTART_MAX_S = 30.0
-PROVED_S = 60.0
-"""A child that lived this long is started again without waiting."""
-START_GRACE_S = 60.0
-WELL_S = 5.0
-"""Without a beat for so long a child is not well: systemd's watchdog is no longer fed."""
-STUCK_S = 20.0
-"""Without a beat for so long a child is killed; at its start it has the grace to load its models."""
 STOP_S = {"drive": 1.5, "link": 3.5}
 """How long each may take to stop; together they are within the 5 s of a clean stop."""
+CHECK_S = 60.0
+"""How long looking at a new configuration may take."""
+SLEPT_S = 5.0
+"""A turn of the loop that took longer: the vehicle was suspended, or all processes were stopped."""
 _PR_SET_PDEATHSIG = 1
 _LOOP_S = 1.0
-
-
-@dataclass(frozen=True)
-class ChildState:
-    """What is known of one child. Times are monotonic; `beat_s` is None until its first beat."""
-
-    running: bool = False
-    started_s: float = 0.0
-    beat_s: float | None = None
-    failures: int = 0
-    due_s: float = 0.0
-
-
-def started(state: ChildState, now_s: float) -> ChildState:
-    """It was started."""
-    return replace(state, running=True, started_s=now_s, beat_s=None)
-
-
-def beaten(state: ChildState, now_s: float) -> ChildState:
-    """It gave a sign of life."""
-    return replace(state, beat_s=now_s)
-
-
-def exited(state: ChildState, now_s: float) -> ChildState:
-    """It ended: when it is due again. Each end soon after the start doubles the wait."""
-    failures = 0 if now_s - state.started_s >= PROVED_S else state.failures + 1
-    wait_s = 0.0 if failures == 0 else min(RESTART_MAX_S, RESTART_FIRST_S * 2.0 ** (failures - 1))
-    return replace(state, running=False, beat_s=None, failures=failures, due_s=now_s + wait_s)
-
-
-def is_due(state: ChildState, now_s: float) -> bool:
-    """Whether to start it now."""
-    return not state.running and now_s >= state.due_s
-
-
-def is_stuck(state: ChildState, now_s: float) -> bool:
-    """Whether it runs and makes no progress."""
-    if not state.running:
-        return False
-    if state.beat_s is None:
-        return now_s - state.started_s > START_GRACE_S
-    return now_s - state.beat_s > STUCK_S
-
-
-def is_well(state: ChildState, now_s: float) -> bool:
-    """Whether it runs and makes progress."""
-    return state.running and state.beat_s is not None and now_s - state.beat_s <= WELL_S
+Command = Callable[[int], Sequence[str]]
 
 
 @dataclass
 class _Child:
     name: str
-    command: Callable[[int], Sequence[str]]
+    command: Command
     pipe_fd: int
     state: ChildState
     process: "subprocess.Popen[bytes] | None" = None
@@ -98,23 +48,32 @@ class Supervisor:
     def __init__(
         self,
         *,
-        drive_command: Callable[[int], Sequence[str]],
-        link_command: Callable[[int], Sequence[str]],
+        drive_command: Command,
+        link_command: Command,
+        check_command: Sequence[str],
         pipe_fds: tuple[int, int],
+        environment: Mapping[str, str],
         notifier: Notifier,
         clock: Callable[[], float],
     ) -> None:
-        """The commands are built anew for every start, from the descriptor that the child beats on.
+        """A child's command is made of the descriptor that it beats on. `check_command` says with its exit code
+        whether the configuration as it is now can be run.
 
         `pipe_fds`: drive's and link's end of the pipe; each child inherits its own.
         """
         self._drive = _Child("drive", drive_command, pipe_fds[0], ChildState())
         self._link = _Child("link", link_command, pipe_fds[1], ChildState())
+        self._check_command = check_command
+        self._check: subprocess.Popen[bytes] | None = None
+        self._check_until_s = 0.0
+        self._environment = environment
         self._notifier = notifier
         self._clock = clock
         self._stopping = False
+        self._reload_asked = False
         self._ready = False
         self._watchdog_due_s = 0.0
+        self._turn_s = clock()
 
     def run(self) -> None:
         """Start, watch, restart; returns when both have stopped after a signal."""
@@ -122,21 +81,37 @@ class Supervisor:
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while not self._stopping:
+                self._notice_sleep()
                 for child in (self._drive, self._link):
                     self._tend(child)
+                self._tend_reload()
                 self._notify()
                 self._wait(wake_r)
         finally:
             self._notifier.notify(STOPPING="1")
-            # Drive first: what it still has goes to link, which writes it down before it ends.
-            for child in (self._drive, self._link):
-                self._stop(child)
+            self._end_check()
+            self._stop_both()
 
-    def _on_stop(self, number: int, _frame: object) -> None:
+    def _on_stop(self, _number: int, _frame: object) -> None:
         self._stopping = True
+
+    def _on_reload(self, _number: int, _frame: object) -> None:
+        self._reload_asked = True
+
+    def _notice_sleep(self) -> None:
+        """CLOCK_MONOTONIC goes on while processes are stopped: without this all would look stuck afterwards."""
+        now_s = self._clock()
+        gap_s, self._turn_s = now_s - self._turn_s, now_s
+        if gap_s < SLEPT_S:
+            return
+        _LOG.warning("nothing ran for %.0f s: suspended?", gap_s)
+        for child in (self._drive, self._link):
+            child.state = slept(child.state, gap_s)
+        self._check_until_s += gap_s
 
     def _tend(self, child: _Child) -> None:
         now_s = self._clock()
@@ -156,10 +131,14 @@ class Supervisor:
         try:
             # Its own process group: Ctrl-C is for the supervisor, which stops the children in order.
             child.process = subprocess.Popen(
-                child.command(write_fd), pass_fds=(child.pipe_fd, write_fd), stdin=subprocess.DEVNULL, process_group=0
+                child.command(write_fd),
+                env=self._environment,
+                pass_fds=(child.pipe_fd, write_fd),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
             )
-        except (RoadloopError, OSError) as error:
-            # A full disk (the boot counter) or no memory: worth another try, and no reason to stop the other child.
+        except OSError as error:
+            # No memory or no process to be had: worth another try, and no reason to stop the other child.
             _LOG.error("%s cannot be started: %s", child.name, error)
             os.close(read_fd)
             child.state = exited(child.state, now_s)
@@ -171,9 +150,48 @@ class Supervisor:
 
     def _bury(self, child: _Child, now_s: float, code: int) -> None:
         _LOG.error("%s ended (%s)", child.name, _reason(code))
-        os.close(child.beat_fd)
-        child.process, child.beat_fd = None, -1
+        _forget(child)
         child.state = exited(child.state, now_s)
+
+    # Reloading.
+
+    def _tend_reload(self) -> None:
+        if self._check is None:
+            if self._reload_asked:
+                self._begin_check()
+            return
+        code = self._check.poll()
+        if code is None and self._clock() < self._check_until_s:
+            return
+        self._end_check()
+        if code != 0:
+            _LOG.error("the configuration is refused; the agent goes on with the one it has")
+            self._notifier.notify(READY="1", STATUS="the last reload was refused: see the log")
+            return
+        _LOG.info("the configuration is good: drive and link start anew with it")
+        self._stop_both()
+        now_s = self._turn_s = self._clock()
+        self._drive.state, self._link.state, self._ready = stopped(now_s), stopped(now_s), False
+
+    def _begin_check(self) -> None:
+        self._reload_asked = False
+        self._notifier.notify(RELOADING="1", MONOTONIC_USEC=str(int(self._clock() * 1e6)))
+        self._check_until_s = self._clock() + CHECK_S
+        try:
+            self._check = subprocess.Popen(
+                self._check_command, env=self._environment, stdin=subprocess.DEVNULL, process_group=0
+            )
+        except OSError as error:
+            _LOG.error("the configuration cannot be checked now: %s", error)
+            self._notifier.notify(READY="1", STATUS="the last reload was refused: see the log")
+
+    def _end_check(self) -> None:
+        if self._check is not None:
+            self._check.kill()
+            self._check.wait()
+            self._check = None
+
+    # The loop.
 
     def _wait(self, wake_fd: int) -> None:
         children = {child.beat_fd: child for child in (self._drive, self._link) if child.beat_fd >= 0}
@@ -199,16 +217,27 @@ class Supervisor:
             self._watchdog_due_s = now_s + self._notifier.watchdog_s
             self._notifier.notify(WATCHDOG="1")
 
-    def _stop(self, child: _Child) -> None:
-        if child.process is None:
-            return
-        child.process.terminate()
-        try:
-            child.process.wait(STOP_S[child.name])
-        except subprocess.TimeoutExpired:
-            _LOG.error("%s does not stop: killed", child.name)
-            child.process.kill()
-            child.process.wait()
+    def _stop_both(self) -> None:
+        """Drive first: what it still has goes to link, which writes it down before it ends."""
+        for child in (self._drive, self._link):
+            if child.process is not None:
+                _stop(child.name, child.process)
+                _forget(child)
+
+
+def _stop(name: str, process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S[name])
+    except subprocess.TimeoutExpired:
+        _LOG.error("%s does not stop: killed", name)
+        process.kill()
+        process.wait()
+
+
+def _forget(child: _Child) -> None:
+    os.close(child.beat_fd)
+    child.process, child.beat_fd = None, -1
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_agent import supervisor
+from roadloop_agent import children
 from roadloop_agent.boot import next_boot
+from roadloop_agent.children import ChildState, beaten, exited, is_due, is_stuck, is_well, slept, started, stopped
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import (
     MAX_IPC_BYTES,
@@ -28,7 +29,6 @@ from roadloop_agent.link.batcher import Gap
 from roadloop_agent.link.cache import Cache, read_cache
 from roadloop_agent.link.spool import Spool
 from roadloop_agent.sdnotify import Notifier
-from roadloop_agent.supervisor import ChildState, beaten, exited, is_due, is_stuck, is_well, started
 from roadloop_models.errors import MessageError, NotFoundError
 
 # The supervisor's decisions.
@@ -42,22 +42,33 @@ def test_a_child_that_dies_again_and_again_is_started_later_and_later() -> None:
         assert not is_due(state, state.due_s - 0.01) and is_due(state, state.due_s)
         now_s = state.due_s
     assert waits[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
-    assert waits[-1] == supervisor.RESTART_MAX_S
+    assert waits[-1] == children.RESTART_MAX_S
 
 
 def test_a_child_that_lived_long_is_started_at_once() -> None:
-    state = exited(started(ChildState(failures=5), 0.0), supervisor.PROVED_S)
-    assert state.failures == 0 and is_due(state, supervisor.PROVED_S)
+    state = exited(started(ChildState(failures=5), 0.0), children.PROVED_S)
+    assert state.failures == 0 and is_due(state, children.PROVED_S)
 
 
 def test_a_child_without_beats_is_stuck_after_its_grace() -> None:
     state = started(ChildState(), 0.0)
-    assert not is_stuck(state, supervisor.START_GRACE_S) and not is_well(state, 1.0)
-    assert is_stuck(state, supervisor.START_GRACE_S + 1)
+    assert not is_stuck(state, children.START_GRACE_S) and not is_well(state, 1.0)
+    assert is_stuck(state, children.START_GRACE_S + 1)
     state = beaten(state, 10.0)
-    assert is_well(state, 10.0 + supervisor.WELL_S) and not is_well(state, 10.1 + supervisor.WELL_S)
-    assert not is_stuck(state, 10.0 + supervisor.STUCK_S) and is_stuck(state, 10.1 + supervisor.STUCK_S)
+    assert is_well(state, 10.0 + children.WELL_S) and not is_well(state, 10.1 + children.WELL_S)
+    assert not is_stuck(state, 10.0 + children.STUCK_S) and is_stuck(state, 10.1 + children.STUCK_S)
     assert not is_stuck(exited(state, 11.0), 1000.0)
+
+
+def test_nobody_is_stuck_for_what_nobody_could_do() -> None:
+    beating, starting = beaten(started(ChildState(), 0.0), 10.0), started(ChildState(), 5.0)
+    assert is_stuck(beating, 700.0) and is_stuck(starting, 700.0)
+    assert is_well(slept(beating, 688.0), 700.0) and not is_stuck(slept(starting, 690.0), 700.0)
+    assert is_stuck(slept(beating, 600.0), 700.0)
+
+
+def test_who_was_ended_on_purpose_is_due_at_once() -> None:
+    assert is_due(stopped(7.0), 7.0) and stopped(7.0).failures == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["start", "beat", "exit"]), st.floats(0, 100)), max_size=30))
@@ -72,7 +83,7 @@ def test_a_child_is_never_both_due_and_running(steps: list[tuple[str, float]]) -
         elif step == "exit" and state.running:
             state = exited(state, now_s)
         assert not (state.running and is_due(state, now_s))
-        assert state.due_s - now_s <= supervisor.RESTART_MAX_S
+        assert state.due_s - now_s <= children.RESTART_MAX_S
 
 
 # Boots.
