@@ -27,7 +27,7 @@ setup_venv() {
     say "Installing into .venv (some minutes the first time: torch and the converters are about 2 GB)"
     [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt \
-        torch==2.13.0 --editable '.[agent,onnx,tflite,cloud,train,dev]'
+        torch==2.13.0 --editable '.[agent,can,onnx,tflite,cloud,train,dev]'
     printf '%s\n' "$wanted" >"$stamp"
 }
 
