@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from roadloop_agent.task_settings import NoSettings
+from roadloop_agent.task_settings import NoSettings, ObjectDetectionSettings
 from roadloop_models.settings import convert_settings
 
 Feed = Literal["image", "speeds", "signals"]
@@ -28,6 +28,12 @@ class OnBoard:
 
 
 ON_BOARD: dict[str, OnBoard] = {
+    "object-detection": OnBoard(
+        "image",
+        "roadloop_agent.drive.handlers.object_detection:DetectionHandler",
+        "roadloop_agent.infer.detections:open_lines",
+        ObjectDetectionSettings,
+    ),
     "traffic-sign": OnBoard(
         "image", "roadloop_agent.drive.handlers.sign:SignHandler", "roadloop_agent.infer.signs:open_lines"
     ),

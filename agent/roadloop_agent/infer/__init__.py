@@ -31,6 +31,8 @@ class InferOptions:
     """How the frames of a CAN log are decoded."""
     drive: str | None = None
     """One drive of a file that has several."""
+    annotate: Path | None = None
+    """object-detection: a clip to write that shows what was found."""
 
 
 @dataclass(frozen=True)

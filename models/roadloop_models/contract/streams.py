@@ -77,6 +77,24 @@ SPEED_DECISION = Stream(
         Field("release", 1),
     ),
 )
+COUNTED_LABELS = 8
+"""How many labels a `detection` sample counts objects of."""
+
+DETECTION = Stream(
+    "detection",
+    (
+        Field("item", 1),  # the source's own number of the frame
+        Field("objects", 1, "numeric"),
+        Field("best_class_id", 1, "class"),  # NaN without objects, as are the two scores
+        Field("best_score", 0.001, "confidence"),
+        Field("least_score", 0.001, "confidence"),
+        *(Field(f"count_{index}", 1, "numeric") for index in range(COUNTED_LABELS)),  # NaN where nothing is counted
+        Field("latency_us", 1),
+        Field("release", 1),
+        Field("captured", 1),  # 1 where the frame itself is sent as a blob
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
 HEALTH = Stream(
     "health",
     (
@@ -108,4 +126,4 @@ SUMMARY = Stream(
     keep="summary",
 )
 
-STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, HEALTH, SUMMARY)}
+STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, HEALTH, SUMMARY)}

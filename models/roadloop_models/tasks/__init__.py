@@ -4,10 +4,11 @@ import difflib
 
 from roadloop_models.errors import NotFoundError
 from roadloop_models.tasks.base import Evaluation, Part, Progress, Task, is_better, no_progress
+from roadloop_models.tasks.object_detection import ObjectDetection
 from roadloop_models.tasks.traffic_sign import TrafficSign
 from roadloop_models.tasks.traffic_speed import TrafficSpeed
 
-TASKS: dict[str, Task] = {task.name: task for task in (TrafficSign(), TrafficSpeed())}
+TASKS: dict[str, Task] = {task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection())}
 
 
 def get_task(name: str) -> Task:

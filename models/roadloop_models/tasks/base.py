@@ -46,8 +46,11 @@ class Task(Protocol):
     def preprocessor(self, manifest: Manifest) -> Callable[[Any], tuple[FloatArray, ...]]:
         """From one item (an image; a window of speeds) to the input tensors of `Runner.run`."""
 
-    def postprocessor(self, bundle: Bundle) -> Callable[[tuple[FloatArray, ...]], Any]:
-        """From the output tensors of `Runner.run` to what the vehicle acts on (a `SignClass`; a forecast)."""
+    def postprocessor(self, bundle: Bundle) -> Callable[..., Any]:
+        """From the output tensors of `Runner.run` to what the vehicle acts on (a `SignClass`; a forecast).
+
+        Detectors are told the height and width of the image too. Raises BundleError where the outputs do not fit.
+        """
 
     def evaluate(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
