@@ -118,6 +118,12 @@ def validate(config_path: Path, as_json: bool) -> None:
     help="How the frames of a CAN log are decoded; repeatable.",
 )
 @click.option("--drive", help="One drive of a file that has several.")
+@click.option(
+    "--annotate",
+    metavar="CLIP.mp4",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="object-detection: write a clip that shows what was found.",
+)
 @_JSON
 @_one_line_errors
 def infer(
