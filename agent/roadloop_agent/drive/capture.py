@@ -76,7 +76,7 @@ class Capture:
         self._reopen_s = reopen_s
         self._reopen_max_s = reopen_max_s
         self._wait_s = reopen_s
-        self._seen_s: float | None = None
+        self._last: Frame | None = None
         self._down: RoadloopError | None = None
         self._passed_over: RoadloopError | None = None
 
@@ -143,7 +143,7 @@ class Capture:
 
     def _deliver(self, frame: Frame) -> None:
         if self._pace == "live":
-            self._measure(frame.t_mono_s)
+            self._look_at_gap(frame)
         for subscriber in self._subscribers:
             if self._pace != "as-consumed":
                 if subscriber.due_s - frame.t_mono_s > 0.5 * self._period_s:
@@ -153,10 +153,18 @@ class Capture:
                     continue
             subscriber.mailbox.put_latest(frame)
 
-    def _measure(self, now_s: float) -> None:
-        if self._seen_s is not None:
-            self._period_s += _SMOOTHING * (now_s - self._seen_s - self._period_s)
-        self._seen_s = now_s
+    def _look_at_gap(self, frame: Frame) -> None:
+        """Measure the source's pace, and count what it gave while this thread was busy."""
+        last, self._last = self._last, frame
+        if last is None:
+            return
+        missed = frame.number - last.number - 1
+        self._period_s += _SMOOTHING * ((frame.t_mono_s - last.t_mono_s) / (missed + 1) - self._period_s)
+        for subscriber in self._subscribers:
+            overdue_s = frame.t_mono_s - subscriber.due_s
+            if missed and overdue_s > 0:
+                wanted = missed if subscriber.period_s <= 0 else int(overdue_s / subscriber.period_s)
+                subscriber.mailbox.count_dropped(min(missed, wanted))
 
     def _wait_until_taken(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         for subscriber in self._subscribers:

@@ -57,6 +57,11 @@ class Mailbox:
             self._frame = frame
             self._changed.notify()
 
+    def count_dropped(self, frames: int) -> None:
+        """Count frames that were lost before they came here."""
+        with self._changed:
+            self._dropped += frames
+
     def wait_until_taken(self, timeout_s: float) -> bool:
         """Whether the slot has taken the last frame, waiting for at most `timeout_s`."""
         with self._changed:
