@@ -35,6 +35,7 @@ from roadloop_models.errors import ConfigError, ConflictError, RoadloopError
 if TYPE_CHECKING:
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.update.service import UpdateService
+    from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.preprocess import ImageArray
 
 _LOG = logging.getLogger(__name__)
@@ -266,18 +267,24 @@ def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], flo
     from roadloop_agent.update.fetch import BlockFetcher
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
-    from roadloop_agent.update.trust import Trust
 
     store = open_store(config)
     fetcher = BlockFetcher(mailroom.send_fetch, clock)
-    trust = Trust(config.state_dir / "trust", config.directory / "trust", fetcher, lambda: datetime.now(UTC))
+
+    def refresh() -> "SignedTargets":
+        # python-tuf and its cryptography take 12 MB: they are loaded when the first update comes.
+        from roadloop_agent.update.trust import Trust
+
+        folders = config.state_dir / "trust", config.directory / "trust"
+        return Trust(*folders, fetcher, lambda: datetime.now(UTC)).refresh()
+
     return UpdateService(
         slots={name: SlotSpec(t.task, t.runtime, t.precision) for name, t in config.profile.slots.items()},
         store=store,
         delivery=Delivery(
             staging=config.state_dir / "staging",
             store=store,
-            trust=trust,
+            refresh=refresh,
             fetcher=fetcher,
             agent_version=__version__,
         ),

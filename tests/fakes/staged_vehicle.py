@@ -64,7 +64,7 @@ class StagedVehicle:
         self.delivery = Delivery(
             staging=state / "staging",
             store=self.store,
-            trust=self.trust,
+            refresh=self.trust.refresh,
             fetcher=self.fetcher,
             agent_version="0.1.0",
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.store import open_version
-from roadloop_agent.update.trust import MetadataError, verify_provisioned
+from roadloop_agent.update.trust import verify_provisioned
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import (
     BundleError,

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
 from roadloop_agent.update.fetch import BlockFetcher, FetchContext
 from roadloop_agent.update.store import Store, open_version
-from roadloop_agent.update.trust import SignedTargets, Trust
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, Manifest, check_file, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import BundleError, TrustError, VariantMissingError
+
+if TYPE_CHECKING:
+    from roadloop_agent.update.trust import SignedTargets
 
 _PARTS = ".parts"
 
@@ -19,10 +22,19 @@ _PARTS = ".parts"
 class Delivery:
     """Stages releases below `staging/<manifest_sha256>/`; one at a time, in one thread."""
 
-    def __init__(self, *, staging: Path, store: Store, trust: Trust, fetcher: BlockFetcher, agent_version: str) -> None:
+    def __init__(
+        self,
+        *,
+        staging: Path,
+        store: Store,
+        refresh: "Callable[[], SignedTargets]",
+        fetcher: BlockFetcher,
+        agent_version: str,
+    ) -> None:
+        """`refresh`: Trust.refresh, or what loads it when it is needed for the first time."""
         self._staging = staging
         self._store = store
-        self._trust = trust
+        self._refresh = refresh
         self._fetcher = fetcher
         self._agent_version = agent_version
 
@@ -55,7 +67,7 @@ class Delivery:
 
         context = FetchContext(directory / _PARTS, cancelled, arrived, bytes_per_s)
         with self._fetcher.context(context):
-            signed = self._trust.refresh()
+            signed = self._refresh()
             manifest = self._manifest(signed, ref, directory)
             entries = _entries(manifest, variant)
             targets = {entry: signed.file(ref, entry) for entry in entries}
@@ -77,7 +89,7 @@ class Delivery:
             if path.name not in kept:
                 disk.remove_tree(path)
 
-    def _manifest(self, signed: SignedTargets, ref: ReleaseRef, directory: Path) -> Manifest:
+    def _manifest(self, signed: "SignedTargets", ref: ReleaseRef, directory: Path) -> Manifest:
         target = signed.manifest(ref)
         if target.length > MAX_MANIFEST_BYTES:
             raise TrustError(f"{target.path}: {target.length} bytes, at most {MAX_MANIFEST_BYTES} are read")

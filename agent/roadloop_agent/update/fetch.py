@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
-from tuf.ngclient.fetcher import FetcherInterface
 
 from roadloop_agent.update.blocks import Assembler
 from roadloop_agent.update.parts import PartFile, sha256_hex
@@ -45,8 +44,10 @@ class FetchContext:
     bytes_per_s: int | None = None
 
 
-class BlockFetcher(FetcherInterface):
-    """See the module. `send` publishes a request, and may raise RetryLaterError where there is no connection."""
+class BlockFetcher:
+    """See the module. What python-tuf's client wants of a fetcher it has without inheriting it: see trust.py.
+
+    `send` publishes a request, and may raise RetryLaterError where there is no connection."""
 
     def __init__(
         self,
@@ -131,9 +132,6 @@ class BlockFetcher(FetcherInterface):
             part.discard()
             raise
         part.discard()
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        yield self.download_bytes(url, MAX_METADATA_BYTES)
 
     def _target(self, url: str, sha256: str, size_bytes: int) -> PartFile:
         assert self._context is not None

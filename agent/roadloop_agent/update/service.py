@@ -18,9 +18,9 @@ from roadloop_agent.update import events as ev
 from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
 from roadloop_agent.update.machine import ENDED, SlotUpdate, recovered, step
+from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.selftest import SelfTest
 from roadloop_agent.update.store import Store, error_info
-from roadloop_agent.update.trust import MetadataError
 from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
 

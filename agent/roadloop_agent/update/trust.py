@@ -10,10 +10,11 @@ Beyond what `ngclient` does, and why:
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, Protocol, cast
 
 import msgspec
 from tuf.api.exceptions import (
@@ -28,6 +29,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.fetch import MAX_METADATA_BYTES, METADATA_URL, TARGETS_URL
+from roadloop_agent.update.refused import MetadataError
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, RetryLaterError, TrustError
@@ -36,8 +38,14 @@ _LOG = logging.getLogger(__name__)
 ROLES = ("root", "timestamp", "snapshot", "targets")
 
 
-class MetadataError(TrustError):
-    """What is signed cannot be relied on today; the release itself may be sound."""
+class Fetcher(Protocol):
+    """The part of python-tuf's FetcherInterface that its client calls; BlockFetcher has it without importing tuf."""
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """A metadata file."""
+
+    def download_file(self, url: str, max_length: int) -> AbstractContextManager[BinaryIO]:
+        """A target."""
 
 
 class Floor(msgspec.Struct, frozen=True):
@@ -50,9 +58,7 @@ class Floor(msgspec.Struct, frozen=True):
 class Trust:
     """See the module. `directory`: the client's memory; `provisioned`: `trust/` of the provisioning folder."""
 
-    def __init__(
-        self, directory: Path, provisioned: Path, fetcher: FetcherInterface, clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, directory: Path, provisioned: Path, fetcher: Fetcher, clock: Callable[[], datetime]) -> None:
         self._directory = directory
         self._metadata = directory / "metadata"
         self._provisioned = provisioned
@@ -73,7 +79,7 @@ class Trust:
                 str(self._metadata),
                 METADATA_URL,
                 target_base_url=TARGETS_URL,
-                fetcher=self._fetcher,
+                fetcher=cast(FetcherInterface, self._fetcher),
                 config=UpdaterConfig(
                     root_max_length=MAX_METADATA_BYTES,
                     snapshot_max_length=MAX_METADATA_BYTES,
