@@ -47,6 +47,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _refuse_unknown(path: str, raw: Any, kind: Any, where: str) -> None:
     """Walk the tables beside their types: msgspec alone would not say which key was meant."""
+    if isinstance(raw, list) and get_origin(kind) in (list, tuple):
+        for index, value in enumerate(raw):
+            _refuse_unknown(path, value, get_args(kind)[0], f"{where.removesuffix('.')}[{index}].")
+        return
     if not isinstance(raw, dict):
         return
     if get_origin(kind) is dict:
@@ -65,7 +69,8 @@ def _refuse_unknown(path: str, raw: Any, kind: Any, where: str) -> None:
     if not hasattr(kind, "__struct_fields__"):
         return
     hints = get_type_hints(kind)
+    fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
     for key, value in raw.items():
-        if key not in kind.__struct_fields__:
-            raise ConfigError(f"{path}: {where}{key}: unknown key{nearest(key, kind.__struct_fields__)}")
-        _refuse_unknown(path, value, hints[key], f"{where}{key}.")
+        if key not in fields:
+            raise ConfigError(f"{path}: {where}{key}: unknown key{nearest(key, fields)}")
+        _refuse_unknown(path, value, hints[fields[key]], f"{where}{key}.")
