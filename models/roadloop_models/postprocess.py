@@ -1,5 +1,6 @@
 """From what a model answers to what the vehicle acts on."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,9 @@ class SignClass:
     class_id: int
     label: str
     confidence: float
-    """Softmax probability of the class, 0 to 1."""
+    """Softmax probability of the class, 0 to 1; NaN where the logits are not finite."""
+    margin: float
+    """The confidence minus the probability of the second-best class."""
 
 
 class Classify:
@@ -27,12 +30,15 @@ class Classify:
         self._labels = labels
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> SignClass:
-        logits = outputs[0].reshape(-1)
+        logits = outputs[0].reshape(-1).tolist()  # for a few dozen classes quicker than numpy's own functions
         if len(logits) != len(self._labels):
             raise ModelInputError(f"the model answers {len(logits)} logits for {len(self._labels)} labels")
-        class_id = int(logits.argmax())
-        confidence = 1.0 / float(np.exp(logits - logits[class_id]).sum())
-        return SignClass(class_id, self._labels[class_id], confidence)
+        best = max(logits)
+        class_id = logits.index(best)
+        confidence = 1.0 / sum([math.exp(logit - best) for logit in logits])
+        logits[class_id] = -math.inf
+        margin = confidence * (1.0 - math.exp(max(logits) - best))
+        return SignClass(class_id, self._labels[class_id], confidence, margin)
 
 
 class SpeedForecast:

@@ -16,7 +16,7 @@ from roadloop_agent.drive import decide, outbox
 from roadloop_agent.drive.capture import Capture, Subscriber
 from roadloop_agent.drive.frames import Frame, Item, Mailbox, Reported
 from roadloop_agent.drive.handlers import open_handler
-from roadloop_agent.drive.handlers.sign import SignDecision, sign_decision, sign_row
+from roadloop_agent.drive.handlers.sign import sign_row
 from roadloop_agent.drive.handlers.speed import speed_observations, speed_row
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
@@ -27,6 +27,7 @@ from roadloop_agent.link.batcher import Batcher, Gap
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.contract.streams import HEALTH, ROAD_SPEED, SIGN_DECISION, SPEED_DECISION
 from roadloop_models.errors import BundleError, DataError, ModelInputError, VariantMissingError
+from roadloop_models.postprocess import SignClass
 from roadloop_models.runners import FloatArray
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.pipes import FakePipe
@@ -213,17 +214,6 @@ def test_a_source_that_fails_says_so_and_is_opened_again() -> None:
 # Decisions.
 
 
-@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=43))
-def test_the_margin_is_the_difference_of_the_two_best_probabilities(logits: list[float]) -> None:
-    values = np.array(logits, dtype=np.float32)
-    probabilities = np.exp(values.astype(np.float64) - values.max())
-    probabilities /= probabilities.sum()
-    best = int(values.argmax())
-    decision = sign_decision(values, best, "x", float(probabilities[best]))
-    second, first = np.sort(probabilities)[-2:]
-    assert decision.margin == pytest.approx(first - second, abs=1e-6)
-
-
 def test_every_sensor_of_a_step_is_observed_in_full_samples() -> None:
     speeds: FloatArray = np.arange(207, dtype=np.float32)
     rows = list(speed_observations(3, speeds))
@@ -369,6 +359,26 @@ def test_a_frame_that_fails_is_counted_and_the_next_is_decided(tmp_path: Path) -
     assert len(world.rows("sign-decision")) == 1
 
 
+def test_telemetry_that_takes_arithmetic_is_made_when_the_outbox_is_flushed() -> None:
+    pipe, made = FakePipe(), []
+    box = Outbox(pipe, 1, lambda: 0.0)
+    box.later(lambda: made.append(box.sample(HEALTH, 1, row())))
+    assert not made
+    box.flush()
+    box.later(lambda: made.append(box.sample(HEALTH, 2, row())))
+    box.say_produced()
+    assert made == [1, 2]
+    assert isinstance(pipe.messages[-1], Produced) and pipe.messages[-1].last_seq == {"health": 2}
+
+
+def test_reports_that_nobody_flushes_are_made_at_once_in_the_end() -> None:
+    made: list[int] = []
+    box = Outbox(FakePipe(), 1, lambda: 0.0)
+    for _ in range(outbox.LATER_LIMIT + 3):
+        box.later(lambda: made.append(1))
+    assert len(made) == 3
+
+
 def test_a_captured_frame_names_the_sample_that_it_belongs_to(tmp_path: Path) -> None:
     model = load_model(tiny_bundle(tmp_path / "b").directory, "onnx-int8")
     with SlowStart(every=2) as world:
@@ -399,7 +409,7 @@ def test_a_picture_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_rows_fit_their_streams() -> None:
     assert len(health_row(0, Tally(None), 0, 1.0)) == len(HEALTH.fields)
-    decision = SignDecision(1, "x", 0.5, 0.1)
+    decision = SignClass(1, "x", 0.5, 0.1)
     sign = sign_row(decision, item=1, latency_us=1.0, release=1, captured=False, dropped=0)
     assert len(sign) == len(SIGN_DECISION.fields)
     speed = speed_row(np.ones((3, 12), np.float32), np.ones(3, np.float32), step=1, latency_us=1.0, release=1)

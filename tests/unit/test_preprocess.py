@@ -117,6 +117,16 @@ def test_confidence_is_the_softmax_of_the_winner(logits: np.ndarray[tuple[int, .
     softmax = np.exp(wide - wide.max()) / np.exp(wide - wide.max()).sum()
     assert sign.class_id == int(logits[0].argmax()) and sign.label == "abcde"[sign.class_id]
     assert math.isclose(sign.confidence, softmax[sign.class_id], rel_tol=1e-4)
+    second, first = np.sort(softmax)[-2:]
+    assert math.isclose(sign.margin, first - second, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_logits_that_are_not_finite_give_no_confidence(wrong: float) -> None:
+    for place in range(3):
+        logits = np.zeros((1, 3), np.float32)
+        logits[0, place] = wrong
+        assert not math.isfinite(Classify(("a", "b", "c"))((logits,)).confidence)
 
 
 def test_logits_of_another_task_are_refused() -> None:

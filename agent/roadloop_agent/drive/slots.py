@@ -5,10 +5,11 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.frames import Frame, Mailbox
-from roadloop_agent.drive.handlers import Handler, Outcome
+from roadloop_agent.drive.handlers import Handler, MakeRows, Outcome
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.drive.roll import CaptureRoll
@@ -155,7 +156,7 @@ class Slot:
         self.frames += 1
         try:
             outcome = self._handler.handle(frame, model, self)
-            self._report(frame, outcome)
+            self._report(frame, model, outcome)
         except RoadloopError as error:
             self._fail(error.code, str(error))
         except Exception as error:  # noqa: BLE001 (a runtime may raise anything; the slot goes on with the next frame)
@@ -174,12 +175,24 @@ class Slot:
         if first:
             _LOG.error("slot %s: %s", self.name, detail)
 
-    def _report(self, frame: Frame, outcome: Outcome) -> None:
+    def _report(self, frame: Frame, model: Model | None, outcome: Outcome) -> None:
         stream, seq = None, 0
         for stream, row in outcome.rows:
             seq = self._outbox.sample(stream, frame.t_ms, row)
         if outcome.capture and stream is not None:
             self._roll.add(self.name, self.table.task, frame, stream.name, seq)
+        if outcome.later is not None:
+            self._outbox.later(partial(self._report_later, frame.t_ms, model, outcome.later))
+
+    def _report_later(self, t_ms: int, model: Model | None, make_rows: MakeRows) -> None:
+        try:
+            rows = make_rows()
+        except RoadloopError as error:
+            if self._board.running is model:  # what a version did before it was replaced is not its successor's
+                self._fail(error.code, str(error))
+            return
+        for stream, row in rows:
+            self._outbox.sample(stream, t_ms, row)
 
 
 def health_row(index: int, tally: Tally, dropped: int, rss_mb: float) -> list[float]:

@@ -20,6 +20,6 @@ def open_lines(model: Model, path: Path, options: InferOptions) -> Lines:
     def lines() -> Iterator[dict[str, Any]]:
         for row, item in enumerate(source):
             if item.data.window is not None:
-                yield speed_line(row + 1, forecast(model, model.preprocess(item.data.window)))
+                yield speed_line(row + 1, forecast(model, model.run(model.preprocess(item.data.window))))
 
     return Lines(lines(), sum(item.data.window is not None for item in source))

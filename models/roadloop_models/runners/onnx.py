@@ -58,8 +58,11 @@ class OnnxRunner:
 
     def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
         """One inference. Raises ModelInputError where a shape or dtype does not fit."""
-        self._check(inputs)
-        return tuple(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+        try:
+            return tuple(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+        except Exception:
+            self._check(inputs)  # ONNX Runtime checks them itself; what it says names no tensor of ours
+            raise
 
     def close(self) -> None:
         """Release the session."""

@@ -36,8 +36,7 @@ def quantize(values: FloatArray, quantization: Quantization, dtype: str) -> npt.
     stored = values * np.float32(1.0 / quantization.scale)
     stored += np.float32(quantization.zero_point)
     np.rint(stored, out=stored)
-    np.minimum(stored, np.float32(limits.max), out=stored)
-    np.maximum(stored, np.float32(limits.min), out=stored)
+    stored.clip(np.float32(limits.min), np.float32(limits.max), out=stored)
     return stored.astype(dtype)
 
 

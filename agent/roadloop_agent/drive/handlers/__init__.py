@@ -11,12 +11,17 @@ from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.onboard import ON_BOARD, load_named
 from roadloop_models.contract.streams import Stream
 
+Rows = list[tuple[Stream, list[float]]]
+MakeRows = Callable[[], Rows]
+
 
 class Outcome(msgspec.Struct, gc=False):
     """What followed from one frame. A plain struct: it is made for every frame."""
 
-    rows: list[tuple[Stream, list[float]]] = []
+    rows: Rows = []
     """Telemetry samples, in order."""
+    later: MakeRows | None = None
+    """More samples, which take arithmetic: made by another thread a moment later. It may raise as `handle` may."""
     decided: bool = False
     """Whether the model decided anything: without one, or while a window fills, it did not."""
     latency_us: float = 0.0

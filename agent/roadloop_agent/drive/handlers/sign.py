@@ -2,7 +2,6 @@
 
 import math
 import time
-from typing import NamedTuple
 
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.decide import wants_capture
@@ -11,16 +10,8 @@ from roadloop_agent.drive.handlers import Around, Outcome
 from roadloop_agent.drive.pipeline import Model
 from roadloop_models.contract.streams import SIGN_DECISION
 from roadloop_models.errors import FailedError
+from roadloop_models.postprocess import SignClass
 from roadloop_models.preprocess import FloatArray
-
-
-class SignDecision(NamedTuple):
-    """What the vehicle saw."""
-
-    class_id: int
-    label: str
-    confidence: float
-    margin: float
 
 
 class SignHandler:
@@ -57,26 +48,16 @@ class SignHandler:
         )
 
 
-def classify(model: Model, inputs: tuple[FloatArray, ...]) -> SignDecision:
+def classify(model: Model, inputs: tuple[FloatArray, ...]) -> SignClass:
     """Run the model on its input tensors. Raises FailedError where it answers with what is not finite."""
-    outputs = model.run(inputs)
-    sign = model.postprocess(outputs)
-    decision = sign_decision(outputs[0].reshape(-1), sign.class_id, sign.label, sign.confidence)
-    if not math.isfinite(decision.confidence):
+    sign: SignClass = model.postprocess(model.run(inputs))
+    if not math.isfinite(sign.confidence):
         raise FailedError(f"{model.name} answers with values that are not finite")
-    return decision
-
-
-def sign_decision(logits: FloatArray, class_id: int, label: str, confidence: float) -> SignDecision:
-    """Add the margin: the best minus the second-best probability, from the logits [classes]."""
-    if len(logits) < 2:
-        return SignDecision(class_id, label, confidence, confidence)
-    *_, second, best = sorted(logits.tolist())  # for a few dozen classes quicker than numpy's partition
-    return SignDecision(class_id, label, confidence, confidence * (1.0 - math.exp(second - best)))
+    return sign
 
 
 def sign_row(
-    decision: SignDecision, *, item: int, latency_us: float, release: int, captured: bool, dropped: int
+    decision: SignClass, *, item: int, latency_us: float, release: int, captured: bool, dropped: int
 ) -> list[float]:
     """A sample of the stream sign-decision."""
     return [
@@ -91,7 +72,7 @@ def sign_row(
     ]
 
 
-def sign_line(decision: SignDecision) -> dict[str, object]:
+def sign_line(decision: SignClass) -> dict[str, object]:
     """A decision as a line of JSON tells it."""
     return {
         "class_id": decision.class_id,

@@ -8,7 +8,7 @@ import numpy as np
 
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.frames import Frame
-from roadloop_agent.drive.handlers import Around, Outcome
+from roadloop_agent.drive.handlers import Around, Outcome, Rows
 from roadloop_agent.drive.pipeline import Model
 from roadloop_models.contract.streams import ROAD_SPEED, SPEED_DECISION, SPEEDS_PER_SAMPLE
 from roadloop_models.errors import FailedError
@@ -27,30 +27,34 @@ class SpeedHandler:
     def handle(self, frame: Frame, model: Model | None, around: Around) -> Outcome:
         """Observations are sent with or without a model; a forecast needs an unbroken window.
 
-        Raises ModelInputError where the window has another shape, FailedError where the answer is not finite.
+        Raises ModelInputError where the window has another shape.
         """
         step = frame.data
-        outcome = Outcome(rows=[(ROAD_SPEED, row) for row in speed_observations(step.step, step.observed_mph)])
+        observed = [(ROAD_SPEED, row) for row in speed_observations(step.step, step.observed_mph)]
         if model is None or step.window is None:
-            return outcome
+            return Outcome(rows=observed)
         started_ns = time.perf_counter_ns()
-        forecast_mph = forecast(model, model.preprocess(step.window))
-        outcome.latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
-        row = speed_row(
-            forecast_mph, step.observed_mph, step=step.step, latency_us=outcome.latency_us, release=model.release
+        outputs = model.run(model.preprocess(step.window))
+        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
+
+        def rows() -> Rows:
+            forecast_mph = forecast(model, outputs)
+            row = speed_row(
+                forecast_mph, step.observed_mph, step=step.step, latency_us=latency_us, release=model.release
+            )
+            return [*observed, (SPEED_DECISION, row)]
+
+        return Outcome(
+            later=rows,
+            decided=True,
+            latency_us=latency_us,
+            decision=lambda: speed_line(step.step + 1, forecast(model, outputs)),
         )
-        outcome.rows.append((SPEED_DECISION, row))
-        outcome.decided = True
-        outcome.decision = lambda: speed_line(step.step + 1, forecast_mph)
-        return outcome
 
 
-def forecast(model: Model, inputs: tuple[FloatArray, ...]) -> FloatArray:
-    """Run the model on its input tensors: float32 [sensors, horizon], mph.
-
-    Raises FailedError where it answers with what is not finite.
-    """
-    forecast_mph: FloatArray = model.postprocess(model.run(inputs))
+def forecast(model: Model, outputs: tuple[FloatArray, ...]) -> FloatArray:
+    """What the model answered as a forecast: float32 [sensors, horizon], mph. Raises FailedError where not finite."""
+    forecast_mph: FloatArray = model.postprocess(outputs)
     if not np.isfinite(forecast_mph).all():
         raise FailedError(f"{model.name} answers with values that are not finite")
     return forecast_mph
