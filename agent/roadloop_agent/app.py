@@ -42,6 +42,8 @@ _LOG = logging.getLogger(__name__)
 _LOCK_NAME = "agent.lock"
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from a slot that has its result; Python's default is 5 ms."""
+_LINK_NICE = 5
+"""Link takes the processor when drive leaves it: what drives comes first."""
 _SPOOL_JOIN_S = 1.0
 _DRAIN_S = 2.0
 """How long a clean stop may take to hand the last samples over."""
@@ -341,6 +343,7 @@ def main(arguments: Sequence[str]) -> int:
         elif options.role == "drive":
             run_drive(config, options.pipe, options.beat)
         else:
+            os.nice(_LINK_NICE)
             run_link(config, options.pipe, options.beat)
     except RoadloopError as error:
         sys.stderr.write(f"error: {error}\n")
