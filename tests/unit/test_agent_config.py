@@ -57,6 +57,14 @@ def test_a_broken_vehicle_file_is_refused_by_file_and_field(name: str, says: str
         ("profile-part-beyond-the-last", r"sources\.camera\.select: '3/3': parts are counted from 0 to 2"),
         ("profile-rows-upside-down", r"sources\.camera\.last_row is before first_row"),
         ("profile-no-slots", r"slots: at least one is needed"),
+        ("profile-camera-two-inputs", r"sources\.camera: give exactly one of device, url and pipeline"),
+        ("profile-camera-no-input", r"sources\.camera: give exactly one of device, url and pipeline"),
+        ("profile-camera-file-as-url", r"sources\.camera\.url: begins with rtsp://.*a file is of the kind 'video'"),
+        ("profile-camera-size-of-a-stream", r"sources\.camera\.width: only a V4L2 device can be asked"),
+        ("profile-camera-half-a-size", r"sources\.camera: width and height go together"),
+        ("profile-camera-fourcc", r"regex.*sources.*fourcc"),
+        ("profile-camera-paced", r"sources\.camera\.pace: unknown key"),
+        ("profile-camera-pipeline-without-sink", r"sources\.camera\.pipeline: must end in 'appsink'"),
     ],
 )
 def test_a_broken_profile_is_refused_by_file_and_field(name: str, says: str) -> None:
