@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from roadloop_models.bundle import GoldenSpec, Variant
 from roadloop_models.bundle.golden import golden_inputs, golden_outputs
 from roadloop_models.runners import FloatArray, Runner
-from roadloop_models.runners.tensors import dequantize, quantize
+from roadloop_models.runners.onnx import OnnxRunner
+from roadloop_models.runners.tensors import to_real, to_stored
 
 SAFETY = 2.0
 LEAST_STEPS = 4.0
@@ -43,12 +43,7 @@ def measure_tolerance(
 
 
 def _onnx_kernels(path: Path, variant: Variant) -> Iterator[_Kernels]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [tensor.name for tensor in variant.inputs]
-    yield lambda inputs: tuple(session.run(None, dict(zip(names, inputs, strict=True))))
+    yield OnnxRunner(path, variant, optimized=False).run
 
 
 def _tflite_kernels(path: Path, variant: Variant) -> Iterator[_Kernels]:
@@ -66,10 +61,8 @@ class _Tflite:
 
     def __call__(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
         for spec, values in zip(self._variant.inputs, inputs, strict=True):
-            stored = values if spec.quantization is None else quantize(values, spec.quantization, spec.dtype)
-            self._interpreter.set_tensor(self._inputs[spec.name], stored)
+            self._interpreter.set_tensor(self._inputs[spec.name], to_stored(values, spec))
         self._interpreter.invoke()
-        raw = ((spec, self._interpreter.get_tensor(self._outputs[spec.name])) for spec in self._variant.outputs)
         return tuple(
-            values if spec.quantization is None else dequantize(values, spec.quantization) for spec, values in raw
+            to_real(self._interpreter.get_tensor(self._outputs[spec.name]), spec) for spec in self._variant.outputs
         )

@@ -8,7 +8,7 @@ import numpy as np
 from roadloop_models.bundle.manifest import TensorSpec, Variant
 from roadloop_models.errors import BundleError, RuntimeMissingError
 from roadloop_models.runners import FloatArray
-from roadloop_models.runners.tensors import InputCheck
+from roadloop_models.runners.tensors import InputCheck, to_real, to_stored
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -23,23 +23,30 @@ class OnnxRunner:
     """One ONNX file in one session."""
 
     def __init__(
-        self, path: Path, variant: Variant, threads: int = 1, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+        self,
+        path: Path,
+        variant: Variant,
+        threads: int = 1,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        *,
+        optimized: bool = True,
     ) -> None:
         """Load the file; `threads` is for one operator, operators run one after the other.
+
+        Not `optimized`, every operator of the file is computed as it stands there: that is for comparing kernels.
 
         Raises RuntimeMissingError where onnxruntime is not installed or does not load, BundleError where the file is
         no model or has other tensors than the manifest says.
         """
-        self._session: Any = _open_session(path, threads, providers)
+        self._session: Any = _open_session(path, threads, providers, optimized)
         self._variant = variant
         self._check = InputCheck(variant.inputs)
         _compare(path, "input", variant.inputs, self._session.get_inputs())
         _compare(path, "output", variant.outputs, self._session.get_outputs())
         self._input_names = [spec.name for spec in variant.inputs]
         self._output_names = [spec.name for spec in variant.outputs]
-        for spec in (*variant.inputs, *variant.outputs):
-            if spec.dtype != "float32":
-                raise BundleError(f"{path}: tensor '{spec.name}' is {spec.dtype}; ONNX variants take and give float32")
+        self._float_inputs = all(spec.dtype == "float32" for spec in variant.inputs)
+        self._float_outputs = all(spec.dtype == "float32" for spec in variant.outputs)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -58,18 +65,26 @@ class OnnxRunner:
 
     def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
         """One inference. Raises ModelInputError where a shape or dtype does not fit."""
+        stored: tuple[Any, ...] = inputs if self._float_inputs else self._stored(inputs)
         try:
-            return tuple(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+            outputs = self._session.run(self._output_names, dict(zip(self._input_names, stored, strict=True)))
         except Exception:
             self._check(inputs)  # ONNX Runtime checks them itself; what it says names no tensor of ours
             raise
+        if self._float_outputs:
+            return tuple(outputs)
+        return tuple(to_real(values, spec) for values, spec in zip(outputs, self._variant.outputs, strict=True))
+
+    def _stored(self, inputs: tuple[FloatArray, ...]) -> tuple[Any, ...]:
+        self._check(inputs)
+        return tuple(to_stored(values, spec) for values, spec in zip(inputs, self._variant.inputs, strict=True))
 
     def close(self) -> None:
         """Release the session."""
         self._session = None
 
 
-def _open_session(path: Path, threads: int, providers: tuple[str, ...]) -> Any:
+def _open_session(path: Path, threads: int, providers: tuple[str, ...], optimized: bool) -> Any:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
@@ -80,6 +95,8 @@ def _open_session(path: Path, threads: int, providers: tuple[str, ...]) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # A spinning worker takes the core from the other process of the vehicle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

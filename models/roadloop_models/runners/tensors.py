@@ -1,5 +1,7 @@
 """What both runners do with tensors: check inputs, quantize, dequantize."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,3 +48,19 @@ def dequantize(stored: npt.NDArray[np.int8 | np.uint8], quantization: Quantizati
     values -= np.float32(quantization.zero_point)
     values *= np.float32(quantization.scale)
     return values
+
+
+def to_stored(values: FloatArray, spec: TensorSpec) -> npt.NDArray[Any]:
+    """Real values as the file takes them."""
+    if spec.dtype == "float32":
+        return values
+    if spec.quantization is not None:
+        return quantize(values, spec.quantization, spec.dtype)
+    return np.rint(values).astype(spec.dtype)
+
+
+def to_real(stored: npt.NDArray[Any], spec: TensorSpec) -> FloatArray:
+    """What the file answers as real values. (Classes and counts may be int64: exact up to 2^24.)"""
+    if spec.quantization is not None:
+        return dequantize(stored, spec.quantization)
+    return stored if spec.dtype == "float32" else stored.astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 from roadloop_models.bundle.manifest import TensorSpec, Variant
 from roadloop_models.errors import BundleError, RuntimeMissingError
 from roadloop_models.runners import FloatArray
-from roadloop_models.runners.tensors import InputCheck, dequantize, quantize
+from roadloop_models.runners.tensors import InputCheck, to_real, to_stored
 
 _SCALE_TOLERANCE = 1e-6
 
@@ -52,15 +52,9 @@ class TfliteRunner:
         self._check(inputs)
         interpreter = self._interpreter
         for (index, spec), values in zip(self._inputs, inputs, strict=True):
-            stored = values if spec.quantization is None else quantize(values, spec.quantization, spec.dtype)
-            interpreter.set_tensor(index, stored)
+            interpreter.set_tensor(index, to_stored(values, spec))
         interpreter.invoke()
-        return tuple(
-            interpreter.get_tensor(index)
-            if spec.quantization is None
-            else dequantize(interpreter.get_tensor(index), spec.quantization)
-            for index, spec in self._outputs
-        )
+        return tuple(to_real(interpreter.get_tensor(index), spec) for index, spec in self._outputs)
 
     def close(self) -> None:
         """Release the interpreter."""
