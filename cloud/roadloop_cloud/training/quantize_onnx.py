@@ -7,12 +7,11 @@ Weights use 7 of their 8 bits (`reduce_range`). On x86 without VNNI the sum of t
 saturates at 16 bits, and the same file then answers something else there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,6 +23,9 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from roadloop_models.runners import FloatArray
+
+if TYPE_CHECKING:  # quantizing a file needs no torch, and importing it costs seconds
+    import torch
 
 OPSET = 18
 STATIC_SETTINGS: dict[str, Any] = {
@@ -45,9 +47,11 @@ Calibration = list[tuple[FloatArray, ...]]
 
 
 def export_onnx(
-    model: torch.nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str], path: Path
+    model: "torch.nn.Module", example: "tuple[torch.Tensor, ...]", inputs: list[str], outputs: list[str], path: Path
 ) -> None:
     """Write the model in fp32 with these tensor names; shapes are those of `example`."""
+    import torch
+
     program = torch.onnx.export(
         model.eval(),
         example,
@@ -62,8 +66,10 @@ def export_onnx(
     _strip(path)
 
 
-def quantize_conv_net(source: Path, target: Path, calibration: Calibration, inputs: list[str]) -> None:
-    """Write the int8 file of a convolutional network."""
+def quantize_conv_net(
+    source: Path, target: Path, calibration: Calibration, inputs: list[str], float_nodes: Sequence[str] = ()
+) -> None:
+    """Write the int8 file of a convolutional network; the nodes of these names stay in floating point."""
     prepared = target.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantize_static(
@@ -76,6 +82,7 @@ def quantize_conv_net(source: Path, target: Path, calibration: Calibration, inpu
         per_channel=True,
         reduce_range=True,
         calibrate_method=CalibrationMethod.MinMax,
+        nodes_to_exclude=list(float_nodes),
     )
     prepared.unlink()
     _strip(target)
