@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.counting.foreground import ForegroundPair
 from roadloop_models.detect.letterbox import ImageLetterbox
 from roadloop_models.errors import BundleError, ModelInputError
 
@@ -114,6 +115,7 @@ def time_of_day(steps: npt.NDArray[np.integer[Any]]) -> FloatArray:
 
 
 PREPROCESSORS: dict[str, Callable[..., Preprocessor]] = {
+    ForegroundPair.name: ForegroundPair,
     ImageStandardize.name: ImageStandardize,
     ImageLetterbox.name: ImageLetterbox,
     SpeedScale.name: SpeedScale,

@@ -9,7 +9,8 @@ in the very first frame is forgotten as soon as the road behind it has been seen
 import numpy as np
 import numpy.typing as npt
 
-from roadloop_models.preprocess import FloatArray, ImageArray
+from roadloop_models.detect.detections import FloatArray
+from roadloop_models.detect.letterbox import ImageArray
 
 MEMORY_FRAMES = 300
 """How many frames of support a colour can gather: a vehicle that stands for as long becomes background."""

@@ -1,13 +1,13 @@
 """What the foreground network looks at: a frame beside the same scene without its traffic."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.detect.detections import FloatArray
+from roadloop_models.detect.letterbox import ImageArray, Placement
 from roadloop_models.errors import ModelInputError
-from roadloop_models.preprocess import FloatArray, ImageArray
 
 CHANNELS = 6
 _LEAST_LEVEL = 10.0
@@ -21,26 +21,6 @@ class Scene(NamedTuple):
 
     frame: ImageArray
     background: ImageArray
-
-
-@dataclass(frozen=True)
-class Placing:
-    """Where a frame lies inside the model's picture."""
-
-    height: int
-    width: int
-    """Of the original frame, pixels."""
-    scale: float
-    """Pixels of the picture for one of the frame."""
-    top: int
-    left: int
-    """First row and column of the picture that the frame covers."""
-
-    def to_frame(self, boxes: FloatArray) -> FloatArray:
-        """Boxes float32 [n, 4] in pixels of the picture -> in pixels of the frame, inside it."""
-        shifted = (boxes - np.array([self.left, self.top] * 2, np.float32)) / np.float32(self.scale)
-        limits = np.array([self.width, self.height] * 2, np.float32)
-        return np.clip(shifted, np.float32(0.0), limits)
 
 
 class ForegroundPair:
@@ -61,24 +41,28 @@ class ForegroundPair:
         """What a manifest says to get this very function."""
         return Preprocess(self.name, {"height": self._height, "width": self._width, "clip": float(self._clip)})
 
-    def place(self, height: int, width: int) -> Placing:
-        """Where a frame of that size goes: as large as possible, centred."""
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the tensor."""
+        return (1, self._height, self._width, CHANNELS)
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Where a frame of that size lies in the picture: as large as possible, centred."""
         scale = min(self._height / height, self._width / width)
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        return Placing(height, width, scale, (self._height - rows) // 2, (self._width - columns) // 2)
+        return Placement(width, height, (self._width - columns) // 2, (self._height - rows) // 2, columns, rows)
 
     def fit(self, frame: ImageArray) -> ImageArray:
         """A uint8 RGB frame of any size at the size it has inside the picture. Raises ModelInputError."""
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
             raise ModelInputError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 RGB [height, width, 3]")
         height, width, _ = frame.shape
-        scale = self.place(height, width).scale
-        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        if (rows, columns) == (height, width):
+        placed = self.placement(height, width)
+        if (placed.height, placed.width) == (height, width):
             return frame
         import cv2
 
-        fitted: ImageArray = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA)
+        fitted: ImageArray = cv2.resize(frame, (placed.width, placed.height), interpolation=cv2.INTER_AREA)
         return fitted
 
     def __call__(self, scene: Scene) -> tuple[FloatArray]:

@@ -5,8 +5,9 @@ exposure that reacts to bright vehicles, light that drifts or steps, sensor nois
 picture and no figure of a real clip went into them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,11 @@ class MadeVehicle:
 
 @dataclass(frozen=True)
 class MadeFrame:
-    """One frame: uint8 RGB [h, w, 3]; `empty` is the same without any vehicle, noise or compression."""
+    """One frame: uint8 RGB [h, w, 3]."""
 
     image: ImageArray
-    empty: ImageArray
+    empty: Callable[[], ImageArray]
+    """Draws the same without any vehicle, noise or compression."""
     vehicles: tuple[MadeVehicle, ...]
 
 
@@ -112,8 +114,10 @@ class MadeClip:
             empty = self._ground * light
             traffic = empty.copy()
             vehicles = self._draw(traffic, light, index)
-            image, clean, shift = lens.photograph(traffic, empty, generator)
-            yield MadeFrame(image, clean, _moved(vehicles, shift, self.width, self.height))
+            exposure = lens.expose(traffic, generator)
+            image = lens.compressed(exposure(traffic), generator)
+            shown = _moved(vehicles, lens.shift_px, self.width, self.height)
+            yield MadeFrame(image, partial(exposure, empty), shown)
 
     def _draw(self, picture: FloatImage, light: FloatImage, index: int) -> list[MadeVehicle]:
         """Draw shadows, then vehicles from far to near; returns those that can be seen."""
@@ -123,7 +127,9 @@ class MadeClip:
             for number, vehicle, along, aside in lane.vehicles:
                 middle = lane.origin + lane.heading * (along + lane.travelled_m[index]) + across * aside
                 pixels, depth = self._camera.project(middle[None])
-                if depth[0] > 1.0 and np.abs(pixels[0] - (self.width / 2, self.height / 2)).max() < 4 * self.width:
+                reach = (vehicle.length_m + vehicle.height_m) * self._camera.focal_px / max(depth[0], 1.0)
+                beside = np.maximum(-pixels[0], pixels[0] - (self.width, self.height)).max()
+                if depth[0] > 1.0 and beside < reach:
                     placed.append((depth[0], number, vehicle, middle, np.stack([lane.heading, across, (0, 0, 1)])))
         placed.sort(key=lambda entry: -entry[0])
         self._draw_shadows(picture, [(vehicle, middle, axes) for _, _, vehicle, middle, axes in placed])
@@ -243,7 +249,8 @@ class _Lens:
         self._exposure, self._target = 1.0, float("nan")
         self._reacts = float(generator.uniform(0.3, 1.0)) if generator.random() < 0.6 else 0.0
         self._lag = float(generator.uniform(0.1, 0.6))
-        self._gamma = float(np.exp(generator.normal(0, 0.2)))
+        gamma = float(np.exp(generator.normal(0, 0.2)))
+        self._curve = np.round(255.0 * (np.arange(256) / 255.0) ** gamma).astype(np.uint8)
         self._cast = np.exp(generator.normal(0, 0.06, 3)).astype(np.float32)
         self._level = float(generator.uniform(0.45, 1.25))
         self._shake_px = float(generator.uniform(0.2, 1.6)) * width / 384 if generator.random() < 0.35 else 0.0
@@ -252,33 +259,42 @@ class _Lens:
         # Drawing new noise for every frame would take most of the time; a window wanders over one field of it.
         grain = generator.normal(0, 1, (height + _GRAIN, width + _GRAIN, 1)).astype(np.float32)
         grain = grain + generator.normal(0, 0.5, (height + _GRAIN, width + _GRAIN, 3)).astype(np.float32)
-        self._grain = grain * np.float32(generator.uniform(0.5, 8.0))
+        self._grain = np.round(grain * generator.uniform(0.5, 8.0)).astype(np.int16)
         self._quality = int(generator.integers(25, 96))
 
-    def photograph(
-        self, traffic: FloatImage, empty: FloatImage, generator: np.random.Generator
-    ) -> tuple[ImageArray, ImageArray, Points]:
-        """(the frame, the same without vehicles, noise and compression, the shift in pixels [2])."""
-        import cv2
+    @property
+    def shift_px(self) -> Points:
+        """How far the mast's sway moves the picture now: x, y."""
+        return self._sway.copy()
 
-        mean = float(traffic[::4, ::4].mean()) + 1.0
+    def expose(self, picture: FloatImage, generator: np.random.Generator) -> Callable[[FloatImage], ImageArray]:
+        """Move on by one frame, whose light is `picture`; returns what the lens makes of a picture in that moment."""
+        mean = float(picture[::4, ::4].mean()) + 1.0
         self._target = mean if np.isnan(self._target) else self._target
         self._exposure += self._lag * ((self._target / mean) ** (3.0 * self._reacts) - self._exposure)
         self._sway = 0.8 * self._sway + generator.normal(0, 0.6 * self._shake_px, 2)
-        turn = np.array([[1.0, 0.0, self._sway[0]], [0.0, 1.0, self._sway[1]]])
-        found = []
-        for picture in (traffic, empty):
-            value = picture * (self._cast * np.float32(self._level * self._exposure / 255.0))
-            np.clip(value, 1e-4, 1.6, out=value)
-            value = cv2.GaussianBlur(value, (0, 0), self._blur)
-            if self._shake_px:
-                value = cv2.warpAffine(value, turn, value.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-            found.append(255.0 * cv2.pow(np.minimum(value, np.float32(1.0)), self._gamma))
+        return partial(self._seen, self._cast * np.float32(self._level * self._exposure), self._sway)
+
+    def _seen(self, gain: FloatImage, sway: Points, picture: FloatImage) -> ImageArray:
+        import cv2
+
+        value = cv2.GaussianBlur(np.minimum(picture * gain, 255.0).astype(np.uint8), (0, 0), self._blur)
+        if self._shake_px:
+            turn = np.array([[1.0, 0.0, sway[0]], [0.0, 1.0, sway[1]]])
+            value = cv2.warpAffine(value, turn, value.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+        seen: ImageArray = cv2.LUT(value, self._curve)
+        return seen
+
+    def compressed(self, seen: ImageArray, generator: np.random.Generator) -> ImageArray:
+        """With noise, from a JPEG file of the clip's quality."""
+        import cv2
+
         row, column = generator.integers(0, _GRAIN, 2)
-        height, width, _ = traffic.shape
-        image = np.clip(found[0] + self._grain[row : row + height, column : column + width], 0, 255)
-        _, packed = cv2.imencode(".jpg", image.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, self._quality])
-        return cv2.imdecode(packed, cv2.IMREAD_COLOR), found[1].astype(np.uint8), self._sway.copy()
+        height, width, _ = seen.shape
+        noisy = cv2.add(seen, self._grain[row : row + height, column : column + width], dtype=cv2.CV_8U)
+        _, packed = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+        image: ImageArray = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        return image
 
 
 def _ground(generator: np.random.Generator, camera: _Camera, share: float) -> FloatImage:
