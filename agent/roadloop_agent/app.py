@@ -27,6 +27,7 @@ from roadloop_agent.config import Config, load_config
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import Pipe
 from roadloop_agent.log import setup_logging
+from roadloop_agent.memory import Tidy, hand_back
 from roadloop_agent.update.store import Store
 from roadloop_agent.watch import child_command
 from roadloop_models import __version__
@@ -176,6 +177,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         versions=open_store(config),
         heartbeat=Heartbeat(beat_fd, heartbeat_parts(tables, [capture.name for capture in captures]), clock),
         health_period_s=config.telemetry.health_period_s,
+        tidy=Tidy(hand_back, clock),
         clock=clock,
         wall_ms=_wall_ms,
     )
@@ -240,6 +242,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         status=cache,
         clock=clock,
         beat=partial(heartbeat.beat, "owner"),
+        tidy=Tidy(hand_back, clock),
     )
     reader = PipeReader(
         pipe=pipe,

@@ -20,7 +20,7 @@ from tests.fakes.repository import Repository, utc_now
 from tests.fakes.small_cloud import SmallCloud
 
 VAN = "van-bench"
-SETTLE_S = 8.0
+SETTLE_S = 10.0
 IDLE_S = 20.0
 _figure = partial(Figure, command="scripts/bench vehicle")
 

@@ -30,6 +30,7 @@ from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link, Mailroom
 from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.link.spool import Spool
+from roadloop_agent.memory import Tidy
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import decode, encode
 from roadloop_models.contract.messages import (
@@ -267,6 +268,7 @@ class World:
             status=self.status,
             clock=time.monotonic,
             beat=lambda: None,
+            tidy=Tidy(lambda: None, time.monotonic),
         )
 
     def run(self, what: str, reached: Callable[[], bool]) -> None:

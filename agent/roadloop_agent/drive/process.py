@@ -15,6 +15,7 @@ from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, health_row
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, SlotHealth, Switch, Switched
+from roadloop_agent.memory import Tidy
 from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
@@ -52,6 +53,7 @@ class Drive:
         versions: Versions,
         heartbeat: Heartbeat,
         health_period_s: float,
+        tidy: Tidy,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
     ) -> None:
@@ -64,6 +66,7 @@ class Drive:
         self._versions = versions
         self._heartbeat = heartbeat
         self._health_period_s = health_period_s
+        self._tidy = tidy
         self._clock = clock
         self._wall_ms = wall_ms
         self._health_due_s = clock()
@@ -77,12 +80,14 @@ class Drive:
             self._start_slot(slot)
             self._heartbeat.beat("main")
         threads = self._start_threads(stop)
+        self._tidy.started()
         self._say_hello()
         while not stop.is_set():
             self._heartbeat.beat("main")
             self._listen()
             self._settle_switches()
             self._outbox.flush()
+            self._tidy.poll()
             if self._clock() >= self._health_due_s:
                 self._say_health()
         for thread in threads:
@@ -189,6 +194,7 @@ class Drive:
             if self._slots[name].running is model:
                 del self._switching[name]
                 self._errors.pop(name, None)
+                self._tidy.started()
                 self._say_switched(self._slots[name], model)
 
     def _say_switched(self, slot: Slot, model: Model) -> None:

@@ -14,6 +14,7 @@ from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switc
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
 from roadloop_agent.link.spool import CursorEffect, SpoolStats
+from roadloop_agent.memory import Tidy
 from roadloop_models import __version__
 from roadloop_models.contract import channels
 from roadloop_models.contract.channels import parse_topic
@@ -163,6 +164,7 @@ class Link:
         status: StatusStore,
         clock: Callable[[], float],
         beat: Callable[[], None],
+        tidy: Tidy,
     ) -> None:
         self._vehicle = vehicle
         self._hardware = hardware
@@ -174,6 +176,7 @@ class Link:
         self._status = status
         self._clock = clock
         self._beat = beat
+        self._tidy = tidy
         self._boot = 0
         self._desired_version = desired_version
         self._slots: dict[str, ReportedSlot] = {}
@@ -197,6 +200,7 @@ class Link:
             self._mailroom.heard()
             self._act()
             self._beat()
+            self._tidy.poll()
             self._show_status()
             self._wait()
         self._show_status(force=True)
