@@ -34,6 +34,7 @@ from roadloop_models import __version__
 from roadloop_models.errors import ConfigError, ConflictError, RoadloopError
 
 if TYPE_CHECKING:
+    from roadloop_agent.drive.thermal import Thermometer
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.update.service import UpdateService
     from roadloop_agent.update.trust import SignedTargets
@@ -126,6 +127,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.drive.handlers import open_handler
     from roadloop_agent.drive.outbox import Outbox
     from roadloop_agent.drive.process import Drive, heartbeat_parts
+    from roadloop_agent.drive.regulator import Regulated, Regulator
     from roadloop_agent.drive.roll import CaptureRoll
     from roadloop_agent.drive.slots import Slot
     from roadloop_agent.drive.sources import opener
@@ -137,6 +139,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     tables = config.profile.slots
     roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
     mailboxes = {name: Mailbox() for name in tables}
+    lossless = {name for name, t in tables.items() if config.profile.sources[t.source].pace == "as-consumed"}
     slots = [
         Slot(
             name=name,
@@ -146,13 +149,18 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             outbox=outbox,
             roll=roll,
             clock=clock,
+            deadline_s=None if table.deadline_ms is None or name in lossless else table.deadline_ms / 1000.0,
         )
         for name, table in tables.items()
     ]
+    subscribers: dict[str, Subscriber] = {}
     captures = []
     for name in dict.fromkeys(table.source for table in tables.values()):
         source = config.profile.sources[name]
         readers = {slot: table for slot, table in tables.items() if table.source == name}
+        subscribers |= {
+            slot: Subscriber(mailboxes[slot], 1.0 / (source.speed * table.rate_hz)) for slot, table in readers.items()
+        }
         captures.append(
             Capture(
                 name=name,
@@ -160,9 +168,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
                 period_s=1.0 / (source.speed * (source.rate_hz or max(table.rate_hz for table in readers.values()))),
                 pace=source.pace,
                 loop=source.loop,
-                subscribers=[
-                    Subscriber(mailboxes[slot], 1.0 / (source.speed * table.rate_hz)) for slot, table in readers.items()
-                ],
+                subscribers=[subscribers[slot] for slot in readers],
                 clock=clock,
                 wall_ms=_wall_ms,
             )
@@ -171,6 +177,15 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         boot=boot,
         slots=slots,
         captures=captures,
+        regulator=Regulator(
+            [
+                Regulated(slot.name, slot.table.priority, slot.work, subscribers[slot.name])
+                for slot in slots
+                if slot.name not in lossless
+            ],
+            _thermometer(config),
+            clock,
+        ),
         roll=roll,
         outbox=outbox,
         pipe=pipe,
@@ -184,6 +199,13 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()
     drive.run(_stop_on_sigterm())
+
+
+def _thermometer(config: Config) -> "Thermometer | None":
+    from roadloop_agent.drive.thermal import SYSFS, Thermometer
+
+    table = config.profile.thermal
+    return None if table is None else Thermometer(table, SYSFS, _LOG.warning)
 
 
 def _encode_image(image: "ImageArray") -> bytes:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from roadloop_agent.hardware_config import CameraSource, check_camera
+from roadloop_agent.hardware_config import CameraSource, ThermalTable, check_camera, check_thermal
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
@@ -157,7 +157,7 @@ class SlotTable(_Table, frozen=True, kw_only=True):
     priority: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
     """Where not everything can run, the slots of lower priority give way first."""
     deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """How old a frame may be when it is decided about; without it any age."""
+    """How old a frame may be when it is decided about; without it any age. Not for sources paced `as-consumed`."""
     capture: CaptureTable = CaptureTable()
     settings: dict[str, Any] = {}
     """What the task itself is told; task_settings.py says what it may be."""
@@ -174,6 +174,7 @@ class ProfileFile(_Table, frozen=True, kw_only=True):
     hardware: Annotated[str, msgspec.Meta(max_length=80)]
     sources: dict[str, SourceTable]
     slots: dict[Name, SlotTable]
+    thermal: ThermalTable | None = None
 
 
 FEEDS: dict[type[msgspec.Struct], Feed] = {
@@ -270,6 +271,8 @@ def load_profile(path: Path) -> ProfileFile:
         takes = ON_BOARD[slot.task].takes
         if feeds != takes:
             raise ConfigError(f"{where}.source: '{slot.source}' gives {feeds}, {slot.task} takes {takes}")
+    if profile.thermal is not None:
+        check_thermal(f"{path}: thermal", profile.thermal)
     for name, source in profile.sources.items():
         _check_source(f"{path}: sources.{name}", source)
     return profile

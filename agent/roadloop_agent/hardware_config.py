@@ -7,6 +7,7 @@ import msgspec
 from roadloop_models.errors import ConfigError
 
 Pixels = Annotated[int, msgspec.Meta(ge=16, le=16_384)]
+Celsius = Annotated[float, msgspec.Meta(ge=0, le=150)]
 Pace = Literal["rate", "as-consumed", "live"]
 CAMERA_URLS = ("rtsp://", "rtsps://", "http://", "https://")
 
@@ -39,6 +40,24 @@ class CameraSource(
     """Without a new frame for so long it is opened again."""
     frozen_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] | None = None
     """Where every picture is the same for so long, it is opened again; without it a still picture is believed."""
+
+
+class ThermalTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[thermal]`: from which temperatures slots give way. Without the table nothing is read."""
+
+    zones: tuple[str, ...] = ()
+    """Types of the zones to look at, as `/sys/class/thermal/thermal_zone*/type` says, `*` allowed; none: all."""
+    warm_c: Celsius = 75.0
+    hot_c: Celsius = 85.0
+    critical_c: Celsius = 95.0
+    hysteresis_c: Annotated[float, msgspec.Meta(ge=0, le=40)] = 5.0
+    """A band ends so far below where it began."""
+
+
+def check_thermal(where: str, thermal: ThermalTable) -> None:
+    """Raises ConfigError, beginning with `where`, where the bands are not in order."""
+    if not thermal.warm_c < thermal.hot_c < thermal.critical_c:
+        raise ConfigError(f"{where}: warm_c, hot_c and critical_c must ascend")
 
 
 def check_camera(where: str, camera: CameraSource) -> None:

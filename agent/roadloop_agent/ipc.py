@@ -70,7 +70,11 @@ class Captured(_IpcMessage, frozen=True, kw_only=True, tag="captured"):
 
 
 class SlotHealth(_IpcMessage, frozen=True, kw_only=True, tag="health"):
-    """drive -> link: how one slot did since its last health message. `idle`: its source has ended."""
+    """drive -> link: how one slot did since its last health message.
+
+    `idle`: it gets no frames, because its source has ended or is down, or because it is paused. Counts from `dropped`
+    on are since the start of drive.
+    """
 
     boot: int
     slot: str
@@ -83,6 +87,16 @@ class SlotHealth(_IpcMessage, frozen=True, kw_only=True, tag="health"):
     dropped: int
     idle: bool
     last_error: ErrorInfo | None = None
+    late: int = 0
+    """Decisions later than the slot's deadline after the capture."""
+    expired: int = 0
+    """Frames given up because they were older than that when they were taken."""
+    shed: int = 0
+    """Frames not delivered because the slot gave way to overload or heat."""
+    share: float = 1.0
+    """Of the frames that it wants it gets this share."""
+    band: str = "normal"
+    temperature_c: float | None = None
 
 
 class Switched(_IpcMessage, frozen=True, kw_only=True, tag="switched"):

@@ -20,6 +20,7 @@ from roadloop_agent.drive.handlers.sign import sign_row
 from roadloop_agent.drive.handlers.speed import speed_observations, speed_row
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
+from roadloop_agent.drive.regulator import Pace
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, Tally, health_row
 from roadloop_agent.ipc import Captured, FromDrive, Hello, Produced, Samples
@@ -408,7 +409,7 @@ def test_a_picture_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
 
 
 def test_rows_fit_their_streams() -> None:
-    assert len(health_row(0, Tally(None), 0, 1.0)) == len(HEALTH.fields)
+    assert len(health_row(0, Tally(None), 0, 1.0, Pace())) == len(HEALTH.fields)
     decision = SignClass(1, "x", 0.5, 0.1)
     sign = sign_row(decision, item=1, latency_us=1.0, release=1, captured=False, dropped=0)
     assert len(sign) == len(SIGN_DECISION.fields)

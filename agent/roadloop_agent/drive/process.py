@@ -11,6 +11,7 @@ from typing import Protocol
 from roadloop_agent.drive.capture import Capture
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
+from roadloop_agent.drive.regulator import Regulator
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, health_row
 from roadloop_agent.heartbeat import Heartbeat
@@ -47,6 +48,7 @@ class Drive:
         boot: int,
         slots: Sequence[Slot],
         captures: Sequence[Capture],
+        regulator: Regulator,
         roll: CaptureRoll,
         outbox: Outbox,
         pipe: Pipe,
@@ -60,6 +62,7 @@ class Drive:
         self._boot = boot
         self._slots = {slot.name: slot for slot in slots}
         self._captures = captures
+        self._regulator = regulator
         self._roll = roll
         self._outbox = outbox
         self._pipe = pipe
@@ -88,6 +91,7 @@ class Drive:
             self._settle_switches()
             self._outbox.flush()
             self._tidy.poll()
+            self._regulator.poll()
             if self._clock() >= self._health_due_s:
                 self._say_health()
         for thread in threads:
@@ -230,12 +234,13 @@ class Drive:
         rss_mb = _rss_mb()
         source_errors = {capture.name: capture.collect_error() for capture in self._captures}
         for index, (name, slot) in enumerate(self._slots.items()):
+            pace = self._regulator.pace(name)
             for tally in slot.collect():
                 if not tally.decisions and not tally.errors and tally.ref != _ref(slot.running):
                     continue
                 source_error = source_errors.get(slot.table.source)
                 last_error = tally.last_error or (None if source_error is None else error_info(source_error))
-                self._outbox.sample(HEALTH, self._wall_ms(), health_row(index, tally, slot.dropped, rss_mb))
+                self._outbox.sample(HEALTH, self._wall_ms(), health_row(index, tally, slot.dropped, rss_mb, pace))
                 self._outbox.send(
                     SlotHealth(
                         boot=self._boot,
@@ -247,8 +252,15 @@ class Drive:
                         latency_max_us=tally.latency_max_us,
                         confidence_mean=tally.confidence_mean,
                         dropped=slot.dropped,
-                        idle=slot.idle,
+                        # Without frames a version cannot show what it is worth: that is not its fault.
+                        idle=slot.idle or source_error is not None or pace.share == 0,
                         last_error=last_error,
+                        late=pace.late,
+                        expired=pace.expired,
+                        shed=pace.shed,
+                        share=pace.share,
+                        band=pace.band.name.lower(),
+                        temperature_c=pace.temperature_c,
                     )
                 )
         self._outbox.say_produced()

@@ -12,6 +12,7 @@ from roadloop_agent.drive.frames import Frame, Mailbox
 from roadloop_agent.drive.handlers import Handler, MakeRows, Outcome
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
+from roadloop_agent.drive.regulator import Pace, Work
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import RoadloopError
@@ -77,9 +78,13 @@ class Slot:
         outbox: Outbox,
         roll: CaptureRoll,
         clock: Callable[[], float],
+        deadline_s: float | None = None,
     ) -> None:
+        """`deadline_s`: a frame that is older when it is taken is given up; None: any age will do."""
         self.name = name
         self.table = table
+        self.work = Work()
+        self._deadline_s = deadline_s
         self._handler = handler
         self._mailbox = mailbox
         self._outbox = outbox
@@ -134,7 +139,12 @@ class Slot:
             beat()
             self._swap()
             frame = self._mailbox.take(_WAIT_S)
-            if frame is not None:
+            if frame is None:
+                continue
+            self.work.frames += 1
+            if self._is_late(frame):
+                self.work.expired += 1
+            else:
                 self._take(frame)
         if self._board.running is not None:
             self._board.running.close()
@@ -163,8 +173,13 @@ class Slot:
             self._fail("failed", f"{type(error).__name__}: {error}")
         else:
             if outcome.decided:
+                self.work.late += self._is_late(frame)
+                self.work.busy_s += outcome.latency_us / 1e6
                 with self._board.lock:
                     self._board.tally.add(outcome.latency_us, outcome.confidence)
+
+    def _is_late(self, frame: Frame) -> bool:
+        return self._deadline_s is not None and self._clock() - frame.t_mono_s > self._deadline_s
 
     def _fail(self, code: str, detail: str) -> None:
         with self._board.lock:
@@ -195,7 +210,7 @@ class Slot:
             self._outbox.sample(stream, t_ms, row)
 
 
-def health_row(index: int, tally: Tally, dropped: int, rss_mb: float) -> list[float]:
+def health_row(index: int, tally: Tally, dropped: int, rss_mb: float, pace: Pace) -> list[float]:
     """A sample of the stream health."""
     release = math.nan if tally.ref is None else float(tally.ref.release)
     return [
@@ -207,4 +222,10 @@ def health_row(index: int, tally: Tally, dropped: int, rss_mb: float) -> list[fl
         tally.latency_max_us,
         float(dropped),
         rss_mb,
+        float(pace.late),
+        float(pace.expired),
+        float(pace.shed),
+        pace.share,
+        float(pace.band),
+        math.nan if pace.temperature_c is None else pace.temperature_c,
     ]

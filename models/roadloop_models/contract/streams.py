@@ -106,6 +106,12 @@ HEALTH = Stream(
         Field("latency_max_us", 1),
         Field("dropped", 1),
         Field("rss_mb", 0.1),
+        Field("late", 1),  # decisions later than the deadline after the capture, so far
+        Field("expired", 1),  # frames given up because they were older than that, so far
+        Field("shed", 1),  # frames not delivered because the slot gave way to overload or heat, so far
+        Field("share", 0.001),  # of the frames that the slot wants it gets this share
+        Field("thermal_band", 1),  # 0 normal, 1 warm, 2 hot, 3 critical
+        Field("temperature_c", 0.1),  # NaN where none is read
     ),
     keep="health",
 )
