@@ -164,7 +164,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         captures.append(
             Capture(
                 name=name,
-                open_items=opener(source, config.source_path(source), clock),
+                open_items=opener(source, config.source_path(source), clock, config.wanted_signals(name)),
                 period_s=1.0 / (source.speed * (source.rate_hz or max(table.rate_hz for table in readers.values()))),
                 pace=source.pace,
                 loop=source.loop,

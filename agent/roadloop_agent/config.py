@@ -12,6 +12,7 @@ import msgspec
 
 from roadloop_agent.hardware_config import CameraSource, ThermalTable, check_camera, check_thermal
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
+from roadloop_agent.signals_config import MadeDriveSource, MappedFeed, SignalsSource, check_signals
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
@@ -133,7 +134,15 @@ class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
 
 
 SourceTable = (
-    ImagesSource | VideoSource | CameraSource | NpzSource | SpeedsCsvSource | MadeSignsSource | MadeSpeedsSource
+    ImagesSource
+    | VideoSource
+    | CameraSource
+    | NpzSource
+    | SpeedsCsvSource
+    | SignalsSource
+    | MadeSignsSource
+    | MadeSpeedsSource
+    | MadeDriveSource
 )
 
 
@@ -185,6 +194,8 @@ FEEDS: dict[type[msgspec.Struct], Feed] = {
     MadeSignsSource: "image",
     SpeedsCsvSource: "speeds",
     MadeSpeedsSource: "speeds",
+    SignalsSource: "signals",
+    MadeDriveSource: "signals",
 }
 """What the frames of each kind of source are."""
 
@@ -219,9 +230,16 @@ class Config:
         return self.state_dir / "cache.sqlite"
 
     def source_path(self, source: SourceTable) -> Path | None:
-        """Where a source's file lies; None where it is made."""
+        """Where a source's file lies; of one with several feeds the folder of them; None where it is made."""
+        if isinstance(source, SignalsSource):
+            return self.profile_path.parent
         path = getattr(source, "path", None)
         return None if path is None else self.profile_path.parent / path
+
+    def wanted_signals(self, source: str) -> frozenset[str]:
+        """The VSS paths that the slots of a source use."""
+        tasks = [ON_BOARD[slot.task] for slot in self.profile.slots.values() if slot.source == source]
+        return frozenset(path for task in tasks for path in (*task.needs, *task.uses))
 
     def identity_path(self, relative: str) -> Path:
         """Where a certificate or key that `[broker]` names lies."""
@@ -271,6 +289,7 @@ def load_profile(path: Path) -> ProfileFile:
         takes = ON_BOARD[slot.task].takes
         if feeds != takes:
             raise ConfigError(f"{where}.source: '{slot.source}' gives {feeds}, {slot.task} takes {takes}")
+        _check_needs(f"{path}: sources.{slot.source}", profile.sources[slot.source], slot)
     if profile.thermal is not None:
         check_thermal(f"{path}: thermal", profile.thermal)
     for name, source in profile.sources.items():
@@ -286,7 +305,17 @@ def selected(select: str | None) -> tuple[int, int]:
     return int(part), int(of)
 
 
+def _check_needs(where: str, source: SourceTable, slot: SlotTable) -> None:
+    if not isinstance(source, SignalsSource) or not all(isinstance(feed, MappedFeed) for feed in source.feeds):
+        return
+    for needed in ON_BOARD[slot.task].needs:
+        if needed not in source.signals:
+            raise ConfigError(f"{where}.signals: {slot.task} needs {needed}: say where it comes from")
+
+
 def _check_source(where: str, source: SourceTable) -> None:
+    if isinstance(source, SignalsSource):
+        check_signals(where, source)
     if isinstance(source, CameraSource):
         check_camera(where, source)
     part, of = selected(getattr(source, "select", None))

@@ -25,6 +25,10 @@ class OnBoard:
     infer: str
     settings: type[msgspec.Struct] = NoSettings
     """What `[slots.X.settings]` may say."""
+    needs: tuple[str, ...] = ()
+    """The VSS paths without which a task of signals cannot do anything."""
+    uses: tuple[str, ...] = ()
+    """Those that it takes where there are any; its source gives these and the needed ones, and no others."""
 
 
 ON_BOARD: dict[str, OnBoard] = {

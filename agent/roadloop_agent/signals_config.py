@@ -100,7 +100,7 @@ class NmeaFeed(_Feed, frozen=True, kw_only=True, tag="nmea"):
     silent_s: Seconds = 5.0
 
 
-LiveFeed = CanFeed | NmeaFeed
+LiveFeedTable = CanFeed | NmeaFeed
 RecordedFeed = CanLogFeed | CsvFeed | NpzTableFeed | LayoutFeed | NmeaLogFeed
 FeedTable = CanFeed | CanLogFeed | CsvFeed | NpzTableFeed | LayoutFeed | NmeaLogFeed | NmeaFeed
 MappedFeed = CanFeed | CanLogFeed | CsvFeed | NpzTableFeed
@@ -151,7 +151,7 @@ class SignalsSource(_Table, frozen=True, kw_only=True, tag_field="kind", tag="si
     @property
     def is_live(self) -> bool:
         """Whether its feeds are live."""
-        return isinstance(self.feeds[0], LiveFeed)
+        return isinstance(self.feeds[0], LiveFeedTable)
 
 
 class MadeDriveSource(_Table, frozen=True, kw_only=True, tag_field="kind", tag="made-drive"):
@@ -167,7 +167,7 @@ class MadeDriveSource(_Table, frozen=True, kw_only=True, tag_field="kind", tag="
 
 def check_signals(where: str, source: SignalsSource) -> None:
     """Raises ConfigError, beginning with `where`, where the tables of a source do not go together."""
-    live = [isinstance(feed, LiveFeed) for feed in source.feeds]
+    live = [isinstance(feed, LiveFeedTable) for feed in source.feeds]
     if any(live) and not all(live):
         raise ConfigError(f"{where}.feeds: live and recorded feeds do not share a time; make two sources of them")
     if any(live) and (source.pace != "live" or source.speed != 1.0 or source.loop):

@@ -70,7 +70,7 @@ def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -
 
 def _check_source(config: Config, name: str) -> None:
     source = config.profile.sources[name]
-    items = opener(source, config.source_path(source), time.monotonic)(refuse)
+    items = opener(source, config.source_path(source), time.monotonic, config.wanted_signals(name))(refuse)
     try:
         first = next((item for item in items if item is not None), None)
     except (DataError, ConfigError) as error:

@@ -1,6 +1,6 @@
 """Sources: what a slot sees. Each kind opens as an iterable of items; pacing and hand-over are in capture.py."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,21 +15,31 @@ from roadloop_agent.config import (
 )
 from roadloop_agent.drive.frames import Item, Reported, refuse
 from roadloop_agent.hardware_config import CameraSource
+from roadloop_agent.signals_config import MadeDriveSource, SignalsSource
 
 __all__ = ["open_source", "opener"]
 
 
 def opener(
-    source: SourceTable, path: Path | None, clock: Callable[[], float]
+    source: SourceTable, path: Path | None, clock: Callable[[], float], wanted: Collection[str] | None = None
 ) -> Callable[[Reported], Iterable[Item | None]]:
     """What opens a source from its first item, again and again. None among the items: nothing yet.
 
     The function gets whom to tell of what is passed over. A live source raises RetryLaterError while it has nothing.
+    `wanted`: of a source of signals the VSS paths that its slots use; None: all.
     """
     if isinstance(source, CameraSource):
         from roadloop_agent.drive.sources.devices import open_camera
 
         return open_camera(source, clock).frames
+    if isinstance(source, SignalsSource | MadeDriveSource):
+        from roadloop_agent.drive.sources.signals import opening
+
+        if isinstance(source, MadeDriveSource):
+            return opening.open_made(source, wanted).frames
+        if source.is_live:
+            return opening.open_live(source, _named(path), wanted, clock).frames
+        return opening.open_replay(source, _named(path), wanted).frames
     return partial(open_source, source, path)
 
 
