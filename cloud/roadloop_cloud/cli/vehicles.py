@@ -133,7 +133,8 @@ def _slot_line(name: str, slot: dict[str, Any]) -> str:
     state = "" if slot.get("state") == "idle" else f", {slot.get('state')}"
     error = slot.get("error")
     reason = f": {error['code']}" if error else ""
-    return f"{name}: {version} on {slot.get('runtime')}-{slot.get('precision')}{state}{reason}"
+    trouble = f"; in trouble: {slot['trouble']['detail']}" if slot.get("trouble") else ""
+    return f"{name}: {version} on {slot.get('runtime')}-{slot.get('precision')}{state}{reason}{trouble}"
 
 
 def _as_json(row: "Vehicle") -> dict[str, Any]:

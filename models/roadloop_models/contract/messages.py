@@ -126,6 +126,8 @@ class ReportedSlot(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     blocks_done: Count = 0
     blocks_total: Count = 0
+    trouble: ErrorInfo | None = None
+    """What keeps the slot from deciding now, whatever it runs: its source, or frames that do not fit its model."""
 
 
 class Reported(Message, frozen=True, kw_only=True):
