@@ -1,6 +1,7 @@
 """Reading tables of numbers at full precision: a missing or unreadable cell is NaN, a broken file an error."""
 
 import csv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def read_csv_rows(path: Path, delimiter: str = ",", skip: int = 0) -> FloatArray
     if not rows:
         raise DataError(f"{path}: has no rows")
     return np.array(rows)
+
+
+def read_npz_names(path: Path) -> frozenset[str]:
+    """The arrays that an npz has. Raises DataError."""
+    check_readable(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.lib.npyio.NpzFile):
+                return frozenset(archive.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: truncated or not an npz: {error}") from error
+    raise DataError(f"{path}: is a single array, expected an npz")
 
 
 def _number(cell: str) -> float:

@@ -5,7 +5,6 @@ A layout is known by its content (header or array names), never by where the fil
 
 import math
 import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from roadloop_models.errors import DataError
 from roadloop_models.geodesy import enu_axes, geodetic_from_ecef
-from roadloop_models.recordings.columns import read_csv_columns, read_csv_header, read_csv_rows
+from roadloop_models.recordings.columns import read_csv_columns, read_csv_header, read_csv_rows, read_npz_names
 from roadloop_models.recordings.recording import FloatArray, Recording, merged
 from roadloop_models.signals import VSS, conversion
 from roadloop_models.tasks.files import check_readable, read_arrays
@@ -115,8 +114,7 @@ def mapped(table: Mapping[str, npt.NDArray[np.generic]], columns: Map) -> dict[s
 
 
 def _npz(path: Path) -> Iterator[Recording]:
-    with _archive(path) as archive:
-        names = set(archive.files)
+    names = read_npz_names(path)
     if "raw_can_t" in names and "frame_positions" in names:
         return iter([_comma2k19(path)])
     if "columns" in names:
@@ -128,16 +126,6 @@ def _npz(path: Path) -> Iterator[Recording]:
             if set(layout) <= set(columns):
                 return _drives(path, drives, columns, layout, rate_hz)
     raise DataError(f"{path}: no layout that is known (it has {', '.join(sorted(names))[:200]})")
-
-
-def _archive(path: Path) -> "np.lib.npyio.NpzFile":
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: truncated or not an npz: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path}: is a single array, expected an npz")
-    return archive
 
 
 def _drives(path: Path, names: list[str], columns: tuple[str, ...], layout: Map, rate_hz: float) -> Iterator[Recording]:
