@@ -34,7 +34,11 @@ class Quality(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SignalFrame:
-    """All signals of a source at one moment of source time. Every signal of the source is in both mappings."""
+    """The signals of a source at one moment of source time.
+
+    Every signal that a slot of the source asks for (`needs` and `uses` of its task) is in both mappings, whether the
+    source has it or not: then it is NEVER.
+    """
 
     t_s: float
     """Source time, seconds."""
