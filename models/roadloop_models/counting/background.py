@@ -22,7 +22,12 @@ _STRIDE = 3
 """The light is measured on every third pixel of every third row."""
 _GAIN = 2.0
 """The light may change by this factor between two frames; the rest is taken in the next."""
-_LEAST_MATCHED = 0.1
+_DARK = 8.0
+"""Below this grey level a pixel says nothing about the light."""
+_LEAST_MATCHED, _LEAST_LIT = 0.1, 0.05
+"""Shares of the pixels that are enough to measure the light on."""
+_LOST_SHARE, _LOST_FRAMES = 0.2, 5
+"""Where less than this share of the picture is background for so many frames, the camera sees another scene."""
 
 
 class Background:
@@ -43,6 +48,9 @@ class Background:
         else:
             self._follow_light(seen)
             self._follow_colours(seen)
+            self._lost = self._lost + 1 if self._matched.mean() < _LOST_SHARE else 0
+            if self._lost >= _LOST_FRAMES:
+                self._begin(seen)
         return np.ascontiguousarray(np.minimum(self._background, 255.0).astype(np.uint8).transpose(1, 2, 0))
 
     def _begin(self, seen: FloatArray) -> None:
@@ -52,12 +60,16 @@ class Background:
         self._support: npt.NDArray[np.float32] = np.ones(shape, np.float32)
         self._candidate_support: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
         self._matched: npt.NDArray[np.bool_] = np.ones(shape, np.bool_)
+        self._lost = 0
 
     def _follow_light(self, seen: FloatArray) -> None:
         """Exposure and daylight change all pixels by a factor: the median over what was background before."""
-        ratios = (seen[:, ::_STRIDE, ::_STRIDE] + 1.0) / (self._background[:, ::_STRIDE, ::_STRIDE] + 1.0)
-        matched = self._matched[::_STRIDE, ::_STRIDE]
-        chosen = ratios[:, matched] if matched.mean() >= _LEAST_MATCHED else ratios.reshape(3, -1)
+        before = self._background[:, ::_STRIDE, ::_STRIDE]
+        ratios = (seen[:, ::_STRIDE, ::_STRIDE] + 1.0) / (before + 1.0)
+        matched, lit = self._matched[::_STRIDE, ::_STRIDE], before[1] > _DARK
+        chosen = ratios[:, lit & matched if matched.mean() >= _LEAST_MATCHED else lit]
+        if chosen.shape[1] < _LEAST_LIT * lit.size:
+            return
         gain = np.clip(np.median(chosen, axis=1), 1.0 / _GAIN, _GAIN).astype(np.float32).reshape(3, 1, 1)
         self._background *= gain
         self._candidate *= gain

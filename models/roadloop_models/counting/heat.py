@@ -31,6 +31,12 @@ class HeatBoxes:
         self._pair = pair
         self._min_heat, self._max_iou = np.float32(min_heat), max_iou
 
+    @staticmethod
+    def output_shape(pair: ForegroundPair) -> tuple[int, int, int, int]:
+        """What the network answers to the pictures of `pair`."""
+        _, height, width, _ = pair.input_shape
+        return (1, height // STRIDE, width // STRIDE, 5)
+
     def __call__(self, outputs: tuple[FloatArray, ...], height: int, width: int) -> Detections:
         """Raises FailedError where the model answers with what is not finite."""
         grid = outputs[0][0]
