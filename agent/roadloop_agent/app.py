@@ -31,11 +31,12 @@ from roadloop_agent.memory import Tidy, hand_back
 from roadloop_agent.update.store import Store
 from roadloop_agent.watch import child_command
 from roadloop_models import __version__
-from roadloop_models.errors import ConfigError, ConflictError, RoadloopError
+from roadloop_models.errors import ConfigError, ConflictError, DataError, RoadloopError
 
 if TYPE_CHECKING:
     from roadloop_agent.drive.thermal import Thermometer
     from roadloop_agent.link.process import Mailroom
+    from roadloop_agent.link.spool import Spool
     from roadloop_agent.update.service import UpdateService
     from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.preprocess import ImageArray
@@ -47,6 +48,7 @@ _SWITCH_INTERVAL_S = 0.0005
 _LINK_NICE = 5
 """Link takes the processor when drive leaves it: what drives comes first."""
 _SPOOL_JOIN_S = 1.0
+_CHECK_AGAIN_S = 60.0
 _DRAIN_S = 2.0
 """How long a clean stop may take to hand the last samples over."""
 
@@ -226,6 +228,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.link.process import Link, Mailroom
     from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
     from roadloop_agent.link.spool import Spool
+    from roadloop_agent.link.value import Appraiser
 
     clock = time.monotonic
     broker = config.broker
@@ -238,6 +241,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     if damage is not None:
         _LOG.error("%s", damage)
     cache = Cache(config.cache_path)
+    appraiser = Appraiser(cache.sketches(), config.network.highlight_share)
     updates = build_updates(config, mailroom, clock)
     session = Session(
         config.vehicle_id,
@@ -269,16 +273,18 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     reader = PipeReader(
         pipe=pipe,
         sink=spool,
-        batcher=Batcher(config.telemetry.batch_samples, config.telemetry.batch_age_s, spool.known()),
+        batcher=Batcher(config.telemetry.batch_samples, config.telemetry.batch_age_s, spool.known(), appraiser),
+        remember=lambda: cache.put_sketches(appraiser.memory),
         dispatch=link.dispatch,
         stored=mailroom.spool_changed,
         clock=clock,
         beat=partial(heartbeat.beat, "reader"),
     )
     stop = _stop_on_sigterm(mailroom.spool_changed)
-    thread = threading.Thread(target=reader.run, args=(stop,), name="pipe-reader", daemon=True)
+    thread = threading.Thread(target=_or_stop(reader.run), args=(stop,), name="pipe-reader", daemon=True)
     updates.start()
     thread.start()
+    threading.Thread(target=_or_stop(_check_spool), args=(spool, stop), name="spool-check", daemon=True).start()
     link.run(stop)
     thread.join(_SPOOL_JOIN_S)
     link.drain(_DRAIN_S)
@@ -286,6 +292,28 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     updates.stop()
     spool.close()
     cache.close()
+
+
+def _check_spool(spool: "Spool", stop: threading.Event) -> None:
+    """Read the whole file, in the background. Raises DataError where it is damaged: the next link moves it aside."""
+    sound = spool.check(stop.is_set)
+    while sound is None and not stop.wait(_CHECK_AGAIN_S):
+        sound = spool.check(stop.is_set)
+    if sound is False:
+        raise DataError("the spool is damaged")
+
+
+def _or_stop(run: "Callable[..., None]") -> "Callable[..., None]":
+    """For a thread: where it cannot go on, the process stops, and the supervisor starts another."""
+
+    def guarded(*args: object) -> None:
+        try:
+            run(*args)
+        except RoadloopError as error:
+            _LOG.error("%s; link starts again", error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return guarded
 
 
 def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], float]") -> "UpdateService":

@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 from roadloop_agent.update.disk import write_durably
 
@@ -28,6 +29,8 @@ def next_boot(state_dir: Path, spool: Path) -> int:
 def _last_in_spool(path: Path) -> int:
     if not path.exists():
         return 0
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+    # Read-only, so that closing it does not fold a long log back: drive waits for this.
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, timeout=1, uri=True)) as db:
         return int(db.execute("SELECT coalesce(max(boot), 0) FROM produced").fetchone()[0])
     return 0

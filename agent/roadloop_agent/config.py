@@ -53,7 +53,37 @@ class SpoolTable(_Table, frozen=True, kw_only=True):
     """`[spool]`: how much telemetry is kept, and for how long after the cloud has committed it."""
 
     max_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
+    """On disk: spool.sqlite with its -wal and -shm."""
     retain_committed_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
+
+
+class LinkLimits(_Table, frozen=True, kw_only=True):
+    """`[network.on_unmetered]`: what goes over a link of that class."""
+
+    bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """MQTT packets in both directions, TLS not counted; 0: no limit. Batches and captured items stop at it; what is
+    needed to run a fleet (status, reports, losses, updates) does not, and counts."""
+    sends: Literal["all", "highlights"] = "all"
+    """`highlights`: summaries, and of each stream the batches and captured items of greatest value."""
+
+
+class MeteredLimits(LinkLimits, frozen=True, kw_only=True):
+    """`[network.on_metered]`: the same for links that cost by the byte."""
+
+    sends: Literal["all", "highlights"] = "highlights"
+
+
+class NetworkTable(_Table, frozen=True, kw_only=True):
+    """`[network]`: which links are metered, and what they may carry."""
+
+    metered: tuple[str, ...] = ("wwan*", "ppp*", "usb*")
+    """Patterns of interface names: the class of a link is that of the interface of the route to the broker."""
+    default_class: Literal["metered", "unmetered"] = "unmetered"
+    """Where the interface cannot be told (a broker on this machine, a system that does not say)."""
+    highlight_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    """Which share of each stream's batches, the most valuable, is a highlight."""
+    on_metered: MeteredLimits = MeteredLimits()
+    on_unmetered: LinkLimits = LinkLimits()
 
 
 class TelemetryTable(_Table, frozen=True, kw_only=True):
@@ -70,6 +100,7 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
     vehicle: VehicleTable
     broker: BrokerTable
     spool: SpoolTable = SpoolTable()
+    network: NetworkTable = NetworkTable()
     telemetry: TelemetryTable = TelemetryTable()
 
 
@@ -208,6 +239,7 @@ class Config:
     vehicle_id: str
     broker: BrokerTable
     spool: SpoolTable
+    network: NetworkTable
     telemetry: TelemetryTable
     profile_path: Path
     profile: ProfileFile
@@ -265,6 +297,7 @@ def load_config(path: Path) -> Config:
         vehicle_id=vehicle.vehicle.id,
         broker=vehicle.broker,
         spool=vehicle.spool,
+        network=vehicle.network,
         telemetry=vehicle.telemetry,
         profile_path=profile_path,
         profile=load_profile(profile_path),

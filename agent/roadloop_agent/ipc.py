@@ -14,6 +14,7 @@ from roadloop_agent.socketpair import make_socketpair  # noqa: F401 (both ends o
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.contract.streams import MAX_FIELDS
 from roadloop_models.errors import MessageError
 
 MAX_IPC_BYTES = 96 * 1024
@@ -64,6 +65,8 @@ class Captured(_IpcMessage, frozen=True, kw_only=True, tag="captured"):
     about_stream: str
     about_seq: int
     t_ms: int
+    about_row: Annotated[list[float], msgspec.Meta(max_length=MAX_FIELDS)]
+    """The sample itself: link judges by it what the item is worth."""
     n: int
     blocks: int
     data: Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES)]

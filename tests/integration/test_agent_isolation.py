@@ -57,12 +57,13 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_append_returned_from
     script = textwrap.dedent(
         """
         import sys
+        from collections import deque
         from pathlib import Path
         from roadloop_agent.link.batcher import SealedBatch
         from roadloop_agent.link.spool import Spool
         spool = Spool(Path(sys.argv[1]), 1 << 26, 60.0, 0.0)
         for seq in range(1, 100_000):
-            spool.append([SealedBatch(1, "road-speed", seq, seq, bytes(3000))], 0.0)
+            spool.append(deque([SealedBatch(1, "road-speed", seq, seq, bytes(3000))]), 0.0)
             print(seq, flush=True)
         """
     )

@@ -25,6 +25,7 @@ from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, Tally, health_row
 from roadloop_agent.ipc import Captured, FromDrive, Hello, Produced, Samples
 from roadloop_agent.link.batcher import Batcher, Gap
+from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.contract.streams import HEALTH, ROAD_SPEED, SIGN_DECISION, SPEED_DECISION
 from roadloop_models.errors import BundleError, DataError, ModelInputError, VariantMissingError
@@ -78,7 +79,7 @@ def test_what_the_pipe_has_no_room_for_is_kept_in_order_and_then_dropped(monkeyp
     box.say_produced()
     *samples, produced = pipe.messages
     assert isinstance(produced, Produced) and produced.last_seq == {"health": 100 * outbox.FLUSH_ROWS}
-    batcher = Batcher(100, 5.0, {})
+    batcher = Batcher(100, 5.0, {}, Appraiser(Memory(), 0.1))
     intake = [entry for message in samples if isinstance(message, Samples) for entry in batcher.add(message, 0.0)]
     intake += batcher.produced(1, produced.last_seq) + batcher.seal_all()
     gaps = [entry for entry in intake if isinstance(entry, Gap)]
@@ -96,6 +97,7 @@ def captured(n: int, blocks: int) -> Captured:
         about_stream="sign-decision",
         about_seq=1,
         t_ms=0,
+        about_row=[],
         n=n,
         blocks=blocks,
         data=b"x",

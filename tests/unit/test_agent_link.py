@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link, Mailroom
 from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.link.spool import Spool
+from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_agent.memory import Tidy
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import decode, encode
@@ -47,6 +49,7 @@ from roadloop_models.contract.messages import (
     Status,
     StreamCursor,
 )
+from roadloop_models.contract.streams import HEALTH as HEALTH_STREAM
 from roadloop_models.errors import DiskFullError
 
 VAN = "van-1"
@@ -67,7 +70,9 @@ HEALTH = SlotHealth(
 
 
 def samples(first: int, count: int) -> Samples:
-    return Samples(boot=1, stream="health", first_seq=first, t_ms=[0] * count, rows=[[0.0] * 8] * count)
+    return Samples(
+        boot=1, stream="health", first_seq=first, t_ms=[0] * count, rows=[[0.0] * len(HEALTH_STREAM.fields)] * count
+    )
 
 
 def blocks(content: bytes, size: int) -> list[Captured]:
@@ -84,6 +89,7 @@ def blocks(content: bytes, size: int) -> list[Captured]:
             about_stream="sign-decision",
             about_seq=4,
             t_ms=9,
+            about_row=[],
             n=n,
             blocks=len(pieces),
             data=piece,
@@ -108,13 +114,15 @@ class FullDisk:
             self.failures -= 1
             raise DiskFullError("spool: database or disk is full; nothing was changed")
 
-    def append(self, intake: list[Intake], now_s: float) -> None:
+    def append(self, waiting: deque[Intake], now_s: float) -> None:
         self._write()
-        self.written += intake
+        self.written += waiting
+        waiting.clear()
 
-    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
+    def append_items(self, waiting: deque[CapturedItem], now_s: float) -> None:
         self._write()
-        self.items += items
+        self.items += waiting
+        waiting.clear()
 
 
 def read(messages: list[FromDrive], sink: FullDisk, batch_samples: int = 2) -> tuple[list[FromDrive], PipeReader]:
@@ -124,9 +132,10 @@ def read(messages: list[FromDrive], sink: FullDisk, batch_samples: int = 2) -> t
     reader = PipeReader(
         pipe=link,
         sink=sink,
-        batcher=Batcher(batch_samples, 5.0, {}),
+        batcher=Batcher(batch_samples, 5.0, {}, Appraiser(Memory(), 0.1)),
         dispatch=dispatched.append,
         stored=lambda: None,
+        remember=lambda: None,
         clock=time.monotonic,
         beat=lambda: None,
     )
@@ -179,13 +188,16 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost() -> None:
     assert spans(sink.written) == [("batch", 1, 2), ("batch", 3, 4), ("batch", 5, 6)]
 
 
-def test_a_disk_that_stays_full_costs_the_oldest_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "_WAITING_LIMIT", 2)
+def test_a_disk_that_stays_full_costs_the_least_valuable_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "_WAITING_BYTES", 500)
     sink = FullDisk(1)
-    read([samples(1, 2), samples(3, 2), samples(5, 2), samples(7, 2)], sink)
-    assert spans(sink.written) == [
-        ("disk-full", 1, 2), ("disk-full", 3, 4), ("batch", 5, 6), ("batch", 7, 8),
-    ]  # fmt: skip
+    speeds = [msgspec.structs.replace(samples(1, 2), stream="road-speed", rows=[[5.0] * 22] * 2)]
+    read([samples(1, 2), *speeds, samples(3, 2), samples(5, 2), samples(7, 2)], sink)
+    lost = [entry for entry in sink.written if isinstance(entry, Gap)]
+    assert ("road-speed", 1, 2) in {(gap.stream, gap.first_seq, gap.last_seq) for gap in lost}  # before any health
+    assert {gap.reason for gap in lost} == {"disk-full:low-value"}
+    assert len(lost) < 5 and sum(len(entry.payload) for entry in sink.written if isinstance(entry, SealedBatch)) <= 500
+    assert spans([entry for entry in sink.written if entry.stream == "health"])[-1] == ("batch", 7, 8)
 
 
 # The owner.
@@ -322,7 +334,7 @@ def test_messages_of_the_cloud_go_where_they_belong(tmp_path: Path) -> None:
 
 def test_a_cursor_trims_the_spool(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.spool.append([Gap(1, "health", 1, 5, "pipe-full")], 0.0)
+    world.spool.append(deque([Gap(1, "health", 1, 5, "pipe-full")]), 0.0)
     world.receive(channels.CURSOR, Cursor(epoch=1, streams=(StreamCursor(boot=1, stream="health", prefix=5),)))
     world.run("nothing is lost any more", lambda: world.spool.lost() == [])
 
@@ -356,7 +368,7 @@ def test_a_stop_says_goodbye(tmp_path: Path) -> None:
 def test_a_stop_hands_over_what_is_left_and_waits_for_no_more_than_it_may(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.run("it is connected", lambda: bool(world.sent(channels.STATUS)))
-    world.spool.append([SealedBatch(1, "health", 1, 5, b"columns")], 0.0)
+    world.spool.append(deque([SealedBatch(1, "health", 1, 5, b"columns")]), 0.0)
     world.link.drain(0.05)
     assert world.spool.stats().pending_batches == 1, "nobody has committed it"
     assert [message.payload for message in world.transport.published if "/up/t/" in message.topic] == [b"columns"]

@@ -3,6 +3,7 @@
 import os
 import socket
 import sqlite3
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_boots_count_up_across_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [None, b"", b"rubbish", b"\xff\xff", b"2"])
 def test_a_lost_counter_goes_on_behind_what_the_spool_knows(tmp_path: Path, content: bytes | None) -> None:
     spool = Spool(tmp_path / "spool.sqlite", 1 << 20, 60.0, 0.0)
-    spool.append([Gap(41, "health", 1, 1, "pipe-full")], 0.0)
+    spool.append(deque([Gap(41, "health", 1, 1, "pipe-full")]), 0.0)
     spool.close()
     if content is not None:
         (tmp_path / "boot").write_bytes(content)
@@ -205,6 +206,7 @@ def test_the_largest_block_fits_into_one_message() -> None:
         about_stream="s" * 40,
         about_seq=1 << 50,
         t_ms=1 << 50,
+        about_row=[0.1] * 22,
         n=100,
         blocks=200,
         data=bytes(64 * 1024),

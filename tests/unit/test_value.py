@@ -14,7 +14,9 @@ from roadloop_models.contract.streams import Field, Stream
 SEEN = Stream("seen", (Field("id", 1), Field("kind", 1, "class"), Field("sure", 0.001, "confidence")))
 MEASURED = Stream("measured", (Field("speed", 0.01, "numeric"), Field("count", 1)))
 SILENT = Stream("silent", (Field("anything", 1),))
-STREAMS = {stream.name: stream for stream in (SEEN, MEASURED, SILENT)}
+VITAL = Stream("vital", (Field("any", 1),), keep="health")
+SHORT = Stream("short", (Field("any", 1),), keep="summary")
+STREAMS = {stream.name: stream for stream in (SEEN, MEASURED, SILENT, VITAL, SHORT)}
 NAN = math.nan
 
 
@@ -28,6 +30,12 @@ def seen(kind: int, sure: float, count: int = 10) -> list[list[float]]:
 
 def test_what_a_stream_cannot_say_is_neutral() -> None:
     assert make().batch("silent", [[1.0], [2.0]]) == (NEUTRAL**3, False)
+
+
+def test_health_is_worth_more_than_any_bulk_and_a_summary_more_than_that() -> None:
+    health, summary = make().batch("vital", [[1.0]]), make().batch("short", [[1.0]])
+    assert 1 < health.value < 2 < summary.value
+    assert summary.highlight and not health.highlight
 
 
 def test_the_less_sure_the_more_it_is_worth() -> None:

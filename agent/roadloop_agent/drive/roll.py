@@ -26,12 +26,15 @@ _MEDIA_TYPE = "image/png"
 
 
 @dataclass(frozen=True)
-class _Shot:
+class Shot:
+    """A frame to be sent, and the sample that it belongs to."""
+
     slot: str
     task: str
     frame: Frame
     about_stream: str
     about_seq: int
+    about_row: list[float]
 
 
 class CaptureRoll:
@@ -45,7 +48,7 @@ class CaptureRoll:
         self._outbox = outbox
         self._encode = encode
         self._budgets = {slot: ByteBudget(bytes_per_s) for slot, bytes_per_s in budgets.items()}
-        self._shots: queue.Queue[_Shot] = queue.Queue(_QUEUED)
+        self._shots: queue.Queue[Shot] = queue.Queue(_QUEUED)
         self._lock = threading.Lock()
         self._sent: OrderedDict[str, None] = OrderedDict()
 
@@ -54,10 +57,10 @@ class CaptureRoll:
         with self._lock:
             return not self._shots.full() and self._budgets[slot].allows(now_s)
 
-    def add(self, slot: str, task: str, frame: Frame, about_stream: str, about_seq: int) -> None:
+    def add(self, shot: Shot) -> None:
         """Send this frame, about that sample."""
         try:
-            self._shots.put_nowait(_Shot(slot, task, frame, about_stream, about_seq))
+            self._shots.put_nowait(shot)
         except queue.Full:
             self._outbox.dropped_items += 1
 
@@ -76,7 +79,7 @@ class CaptureRoll:
             except RoadloopError as error:
                 _LOG.error("slot %s: %s", shot.slot, error)
 
-    def _send(self, shot: _Shot) -> None:
+    def _send(self, shot: Shot) -> None:
         content = self._encode(shot.frame.data)
         with self._lock:
             self._budgets[shot.slot].spend(len(content))
@@ -98,6 +101,7 @@ class CaptureRoll:
                     about_stream=shot.about_stream,
                     about_seq=shot.about_seq,
                     t_ms=shot.frame.t_ms,
+                    about_row=shot.about_row,
                     n=n,
                     blocks=len(pieces),
                     data=piece,

@@ -13,7 +13,7 @@ from roadloop_agent.drive.handlers import Handler, MakeRows, Outcome
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.drive.regulator import Pace, Work
-from roadloop_agent.drive.roll import CaptureRoll
+from roadloop_agent.drive.roll import CaptureRoll, Shot
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import RoadloopError
 
@@ -32,6 +32,7 @@ class Tally:
     latency_max_us: float = 0.0
     confidence_sum: float = 0.0
     confidence_count: int = 0
+    confidence_min: float = math.inf
     last_error: ErrorInfo | None = None
 
     def add(self, latency_us: float, confidence: float | None) -> None:
@@ -41,6 +42,7 @@ class Tally:
         self.latency_max_us = max(self.latency_max_us, latency_us)
         if confidence is not None:
             self.confidence_sum += confidence
+            self.confidence_min = min(self.confidence_min, confidence)
             self.confidence_count += 1
 
     @property
@@ -192,10 +194,11 @@ class Slot:
 
     def _report(self, frame: Frame, model: Model | None, outcome: Outcome) -> None:
         stream, seq = None, 0
+        row: list[float] = []
         for stream, row in outcome.rows:
             seq = self._outbox.sample(stream, frame.t_ms, row)
         if outcome.capture and stream is not None:
-            self._roll.add(self.name, self.table.task, frame, stream.name, seq)
+            self._roll.add(Shot(self.name, self.table.task, frame, stream.name, seq, row))
         if outcome.later is not None:
             self._outbox.later(partial(self._report_later, frame.t_ms, model, outcome.later))
 

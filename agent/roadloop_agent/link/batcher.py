@@ -1,9 +1,10 @@
-"""From samples as drive sends them to sealed batches, and from missing numbers to declared gaps. Pure."""
+"""From samples as drive sends them to sealed batches, and from missing numbers to declared gaps. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from roadloop_agent.ipc import Samples
+from roadloop_agent.link.value import NOTHING_KNOWN, Appraiser, Worth
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
 from roadloop_models.contract.columns import encode_columns
@@ -24,6 +25,7 @@ class SealedBatch:
     first_seq: int
     last_seq: int
     payload: bytes
+    worth: Worth = NOTHING_KNOWN
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class CapturedItem:
     boot: int
     item: BlobItem
     blocks: tuple[bytes, ...]
+    worth: Worth = NOTHING_KNOWN
 
 
 @dataclass
@@ -60,8 +63,11 @@ class _Open:
 class Batcher:
     """Collects samples by stream and seals a batch when it is full or old, or when a number is missing."""
 
-    def __init__(self, batch_samples: int, batch_age_s: float, known: Mapping[StreamKey, int]) -> None:
+    def __init__(
+        self, batch_samples: int, batch_age_s: float, known: Mapping[StreamKey, int], appraiser: Appraiser
+    ) -> None:
         """`known` is the last number of every stream that an earlier link accounted for."""
+        self._appraiser = appraiser
         self._batch_samples = batch_samples
         self._batch_age_s = batch_age_s
         self._last: dict[StreamKey, int] = dict(known)
@@ -91,6 +97,12 @@ class Batcher:
             if len(batch.rows) >= self._batch_samples:
                 out.append(self._seal(key))
         return out
+
+    def captured(
+        self, boot: int, item: BlobItem, blocks: tuple[bytes, ...], about_row: Sequence[float]
+    ) -> CapturedItem:
+        """A captured item is worth what the decision is worth that it is about."""
+        return CapturedItem(boot, item, blocks, self._appraiser.item(item.about_stream, about_row))
 
     def produced(self, boot: int, last_seq: Mapping[str, int]) -> list[Intake]:
         """Drive has given numbers up to these: what has not come by now will not."""
@@ -126,4 +138,5 @@ class Batcher:
             # Rows that do not fit their stream are a bug of drive: their numbers are accounted for, link goes on.
             return Gap(boot, stream, batch.first_seq, last_seq, "not-encodable")
         message = TelemetryBatch(boot=boot, first_seq=batch.first_seq, last_seq=last_seq, columns=columns)
-        return SealedBatch(boot, stream, batch.first_seq, last_seq, encode(channels.TELEMETRY, message))
+        payload, worth = encode(channels.TELEMETRY, message), self._appraiser.batch(stream, batch.rows)
+        return SealedBatch(boot, stream, batch.first_seq, last_seq, payload, worth)

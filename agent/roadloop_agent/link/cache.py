@@ -4,6 +4,7 @@ sqlitedict writes with synchronous=OFF, so a power cut may cost the file: nothin
 """
 
 import contextlib
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import msgspec
 from sqlitedict import SqliteDict
 
+from roadloop_agent.link.value import Memory
 from roadloop_models.errors import NotFoundError
+
+_LOG = logging.getLogger(__name__)
+_SKETCHES = "sketches"
 
 
 class Cache:
@@ -23,9 +28,22 @@ class Cache:
         self._table = _open(path, "c")
 
     def put(self, key: str, value: Any) -> None:
-        """Remember a value."""
-        self._table[key] = value
-        self._table.commit(blocking=True)
+        """Remember a value. What the disk has no room for is not remembered: that must stop nobody."""
+        try:
+            self._table[key] = value
+            self._table.commit(blocking=True)
+        except sqlite3.Error as error:
+            _LOG.error("cache: '%s' is not remembered: %s", key, error)
+
+    def sketches(self) -> Memory:
+        """What was learnt of the telemetry's value; empty where nothing that can be read is there."""
+        with contextlib.suppress(KeyError, msgspec.ValidationError):
+            return msgspec.convert(self._table[_SKETCHES], Memory, str_keys=True)
+        return Memory()
+
+    def put_sketches(self, memory: Memory) -> None:
+        """Remember it."""
+        self.put(_SKETCHES, msgspec.to_builtins(memory))
 
     def close(self) -> None:
         """Close the file."""

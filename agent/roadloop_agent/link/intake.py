@@ -5,11 +5,12 @@ import logging
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from roadloop_agent.ipc import Attach, Captured, FromDrive, Hello, Pipe, Produced, Samples, SlotHealth, encode_ipc
-from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch, StreamKey
+from roadloop_agent.link import waiting
+from roadloop_agent.link.batcher import Batcher, CapturedItem, Intake, StreamKey
 from roadloop_models.contract.messages import BlobItem
 from roadloop_models.errors import DiskFullError, MessageError
 
@@ -18,10 +19,11 @@ _MESSAGES_AT_ONCE = 256
 _WAIT_S = 0.1
 _QUIET_S = 0.3
 """When link stops: how long nothing may come from drive before the pipe counts as empty."""
-_WAITING_LIMIT = 512
-"""Batches kept in memory while the disk is full; then the oldest is given up and declared."""
+_WAITING_BYTES = 8 << 20
+"""Batches kept in memory while the disk is full; then the least valuable is given up and declared."""
 _DISK_RETRY_S = 1.0
 _ATTACH_S = 2.0
+_REMEMBER_S = 60.0
 
 
 class Sink(Protocol):
@@ -30,11 +32,11 @@ class Sink(Protocol):
     def known(self) -> dict[StreamKey, int]:
         """The last number accounted for in each stream."""
 
-    def append(self, intake: list[Intake], now_s: float) -> None:
-        """Store batches and gaps. Raises DiskFullError."""
+    def append(self, waiting: deque[Intake], now_s: float) -> None:
+        """Store batches and gaps and take them out of `waiting`. Raises DiskFullError."""
 
-    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
-        """Store captured items. Raises DiskFullError."""
+    def append_items(self, waiting: deque[CapturedItem], now_s: float) -> None:
+        """Store captured items and take them out of `waiting`. Raises DiskFullError."""
 
 
 class PipeReader:
@@ -48,21 +50,27 @@ class PipeReader:
         batcher: Batcher,
         dispatch: Callable[[FromDrive], None],
         stored: Callable[[], None],
+        remember: Callable[[], None],
         clock: Callable[[], float],
         beat: Callable[[], None],
     ) -> None:
-        """`dispatch` gets every message that is not telemetry; `stored` is called when the spool has more."""
+        """`dispatch` gets every message that is not telemetry; `stored` is called when the spool has more.
+
+        `remember` is called now and then, to keep what was learnt of the telemetry's value.
+        """
         self._pipe = pipe
         self._sink = sink
         self._batcher = batcher
         self._dispatch = dispatch
         self._stored = stored
+        self._remember = remember
+        self._remember_s = clock() + _REMEMBER_S
         self._clock = clock
         self._beat = beat
         self._waiting: deque[Intake] = deque()
         self._retry_s = 0.0
         self._blocks: list[bytes] = []
-        self._items: list[CapturedItem] = []
+        self._items: deque[CapturedItem] = deque()
         self._attached = False
         self._attach_s = 0.0
         self.malformed = 0
@@ -77,6 +85,9 @@ class PipeReader:
             self._keep(self._batcher.due(now_s))
             self._store(now_s)
             self._beat()
+            if now_s >= self._remember_s:
+                self._remember_s = now_s + _REMEMBER_S
+                self._remember()
             if not stop.is_set() or count:
                 quiet_since_s = None
             elif quiet_since_s is None:
@@ -86,6 +97,7 @@ class PipeReader:
         self._keep(self._batcher.seal_all())
         self._retry_s = 0.0
         self._store(self._clock())
+        self._remember()
 
     def _attach(self) -> None:
         """Ask drive who it is until it answers; it may be starting, or have said so to an earlier link."""
@@ -149,7 +161,7 @@ class PipeReader:
             about_seq=block.about_seq,
             t_ms=block.t_ms,
         )
-        self._items.append(CapturedItem(block.boot, item, tuple(blocks)))
+        self._items.append(self._batcher.captured(block.boot, item, tuple(blocks), block.about_row))
 
     def _keep(self, intake: list[Intake]) -> None:
         self._waiting.extend(intake)
@@ -158,7 +170,7 @@ class PipeReader:
         """Write what waits, in few transactions: each costs the disk a flush.
 
         While the disk is full, samples wait in memory, and what is too much is declared, not forgotten. Captured
-        items are given up: they have no number yet.
+        items are given up: they have no number yet, and a vehicle whose disk is full has better use for its memory.
         """
         if self._items:
             try:
@@ -166,21 +178,14 @@ class PipeReader:
                 self._stored()
             except DiskFullError as error:
                 _LOG.error("%d captured items given up: %s", len(self._items), error)
-            self._items = []
+                self._items.clear()
         if not self._waiting or now_s < self._retry_s:
             return
         try:
-            self._sink.append(list(self._waiting), now_s)
+            self._sink.append(self._waiting, now_s)
         except DiskFullError as error:
-            _LOG.error("%s; %d batches wait in memory", error, len(self._waiting))
             self._retry_s = now_s + _DISK_RETRY_S
-            while sum(isinstance(entry, SealedBatch) for entry in self._waiting) > _WAITING_LIMIT:
-                self._give_up_oldest()
+            self._waiting = waiting.bounded(self._waiting, _WAITING_BYTES)
+            _LOG.error("%s; %d batches and gaps wait in memory", error, len(self._waiting))
             return
-        self._waiting.clear()
         self._stored()
-
-    def _give_up_oldest(self) -> None:
-        index = next(index for index, entry in enumerate(self._waiting) if isinstance(entry, SealedBatch))
-        entry = self._waiting[index]
-        self._waiting[index] = Gap(entry.boot, entry.stream, entry.first_seq, entry.last_seq, "disk-full")

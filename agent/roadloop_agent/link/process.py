@@ -33,6 +33,7 @@ from roadloop_models.errors import DiskFullError, MessageError
 
 _LOG = logging.getLogger(__name__)
 _STATUS_PERIOD_S = 2.0
+_TEND_PERIOD_S = 1.0
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -79,6 +80,9 @@ class Ledger(Protocol):
 
     def stats(self) -> SpoolStats:
         """What is held now."""
+
+    def tend(self, now_s: float) -> None:
+        """A small part of what has to be done some time. Raises DiskFullError."""
 
 
 class StatusStore(Protocol):
@@ -182,6 +186,7 @@ class Link:
         self._slots: dict[str, ReportedSlot] = {}
         self._stats = ledger.stats()
         self._status_s = 0.0
+        self._tended_s = 0.0
         self._error = ""
 
     def dispatch(self, message: FromDrive) -> None:
@@ -200,6 +205,7 @@ class Link:
             self._mailroom.heard()
             self._act()
             self._beat()
+            self._tend()
             self._tidy.poll()
             self._show_status()
             self._wait()
@@ -231,6 +237,17 @@ class Link:
                 self._transport.connect(self._session.will())
             else:
                 self._drop(action, now_s)
+
+    def _tend(self) -> None:
+        """Once a second: on this thread it delays no sample."""
+        now_s = self._clock()
+        if now_s - self._tended_s < _TEND_PERIOD_S:
+            return
+        self._tended_s = now_s
+        try:
+            self._ledger.tend(now_s)
+        except DiskFullError as error:
+            _LOG.error("%s", error)
 
     def _drop(self, action: Disconnect, now_s: float) -> None:
         _LOG.warning("dropping the connection: %s", action.reason)

@@ -1,50 +1,39 @@
 """The spool: telemetry on the vehicle's disk until the cloud has committed it, and for a while after.
 
-One row is one sealed upload batch (SQLite, WAL, synchronous=FULL: what `append` returned from survives a power cut).
-Every number that was ever accounted for is *held* here, *committed* by the cloud, or declared *lost* with a reason.
-Space is bounded: committed rows go first, then the streams of least value, oldest first, and what goes uncommitted is
-declared. Ages are counted in seconds that link has run, which survive a wall clock that jumps.
+One row is one sealed upload batch, or one block of a captured item. Every number that was ever accounted for is *held*
+here, *committed* by the cloud, or declared *lost* with a reason. Space is bounded (spool_file.py): committed rows go
+first, then the least valuable, oldest first among equals, and what goes uncommitted is declared. What is worth less
+than all that is held is not even written. Ages are counted in seconds that link has run, which survive a wall clock
+that jumps.
 """
 
 import contextlib
 import json
-import sqlite3
 import threading
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from roadloop_agent.link.batcher import CapturedItem, Gap, Intake, StreamKey
+from roadloop_agent.link.spool_file import Bounds, SpoolFile, move_aside
+from roadloop_agent.link.spool_rows import ITEM_ROWS, Rows, Span
+from roadloop_agent.link.value import Worth
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
 from roadloop_models.contract.messages import BLOB_STREAM, BlobBlock, Cursor, LostRange
-from roadloop_models.errors import DataError, DiskFullError
+from roadloop_models.errors import DataError, DiskFullError, RoadloopError
 
-_VALUE = {"health": 0, BLOB_STREAM: 1, "sign-decision": 2, "speed-decision": 2, "road-speed": 4}
-_VALUE_OF_OTHERS = 3
-"""What is kept longer where not all can be kept: observations that nobody can make again are worth most."""
+LOW_VALUE = "spool-full:low-value"
+"""The bound was reached, and this was worth less than what was kept."""
+NO_BULK_LEFT = "spool-full:no-bulk-left"
+"""The bound was reached, and health or summaries were all that could go."""
+TOO_LARGE = "spool-full:too-large"
+"""A captured item that would take more than a transaction may write."""
 
-_SHRINK_FREE_BYTES = 1 << 20
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS produced (
-    boot INTEGER NOT NULL, stream TEXT NOT NULL, last_seq INTEGER NOT NULL, PRIMARY KEY (boot, stream)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batch (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL, stream TEXT NOT NULL, value INTEGER NOT NULL,
-    first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, item TEXT, n INTEGER, committed_age_s REAL,
-    payload BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS batch_pending ON batch (id, stream, first_seq, last_seq) WHERE committed_age_s IS NULL;
-CREATE INDEX IF NOT EXISTS batch_value ON batch (value, id) WHERE committed_age_s IS NULL;
-CREATE INDEX IF NOT EXISTS batch_committed ON batch (id) WHERE committed_age_s IS NOT NULL;
-CREATE INDEX IF NOT EXISTS batch_range ON batch (boot, stream, first_seq);
-CREATE TABLE IF NOT EXISTS lost (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL, stream TEXT NOT NULL, first_seq INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL, reason TEXT NOT NULL, committed_age_s REAL
-);
-CREATE INDEX IF NOT EXISTS lost_range ON lost (boot, stream, first_seq);
-"""
+_BLOCK_HEADER_BYTES = 512
+_AGE_PERIOD_S, _IDLE_AGE_PERIOD_S = 10.0, 60.0
+"""How often the age is written down, with what is written anyway or by itself; a kill sets it back by no more."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,12 @@ class CursorEffect:
 class SpoolStats:
     """What the spool holds now; samples are those of telemetry, without blocks of captured items."""
 
+    max_bytes: int
+    """The bound of `disk_bytes`."""
+    disk_bytes: int
+    """The file, its log and the log's index."""
     used_bytes: int
+    """The file without its free pages."""
     pending_batches: int
     pending_samples: int
     pending_blocks: int
@@ -93,20 +87,23 @@ class Spool:
     """The bounded, durable queue. Safe to use from several threads; one transaction at a time."""
 
     def __init__(self, path: Path, max_bytes: int, retain_committed_s: float, now_s: float) -> None:
-        """Open or create; `now_s` is monotonic. Raises DataError where the file is no spool or is damaged."""
-        self._path = path
-        self._max_bytes = max_bytes
+        """Open or create; `now_s` is monotonic. Raises DataError where the file is no spool or is damaged.
+
+        It does not look for damage: a large file takes long to read. `check` does, in a thread of its own.
+        """
         self._retain_s = retain_committed_s
         self._lock = threading.Lock()
-        self._db = _open(path)
-        self._opened_s = now_s
-        self._age_at_open_s = self._meta("age_s", 0.0)
-        self._now_s = now_s
-        self._page_bytes = self._number("PRAGMA page_size")
-        self._db.execute(
-            "DELETE FROM produced WHERE boot < (SELECT max(boot) FROM produced) AND NOT EXISTS "
-            "(SELECT 1 FROM batch WHERE batch.boot = produced.boot AND batch.stream = produced.stream)"
-        )
+        self._file = SpoolFile(path, Bounds(max_bytes))
+        self._db = self._file.db
+        self._opened_s = self._now_s = now_s
+        try:
+            with self._file.reading():
+                self._age_at_open_s = self._age_written_s = self._meta("age_s", 0.0)
+                self._rows = Rows(self._db)
+                self._rows.forget_old_boots()
+        except RoadloopError:
+            self._file.close()
+            raise
 
     @classmethod
     def open_or_begin(
@@ -119,203 +116,246 @@ class Spool:
         try:
             return cls(path, max_bytes, retain_committed_s, now_s), None
         except DataError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{path}{suffix}").replace(f"{aside}{suffix}")
+            aside = move_aside(path)
             return cls(path, max_bytes, retain_committed_s, now_s), DataError(f"{error}; moved to {aside}")
 
     def known(self) -> dict[StreamKey, int]:
         """The last number accounted for in each stream (captured blocks left out: link numbers them itself)."""
-        with self._lock:
+        with self._lock, self._file.reading():
             rows = self._db.execute("SELECT boot, stream, last_seq FROM produced WHERE stream != ?", (BLOB_STREAM,))
             return {(boot, stream): last for boot, stream, last in rows}
 
-    def append(self, intake: Sequence[Intake], now_s: float) -> None:
-        """Store batches and gaps, all or none; makes room first. Raises DiskFullError where the disk is full."""
-        with self._lock, _Transaction(self._db):
-            self._tick(now_s)
-            for entry in intake:
-                self._mark_produced(entry.boot, entry.stream, entry.last_seq)
-                if isinstance(entry, Gap):
-                    self._declare(entry.boot, entry.stream, entry.first_seq, entry.last_seq, entry.reason)
-                else:
-                    self._insert((entry.boot, entry.stream, entry.first_seq, entry.last_seq, None, None), entry.payload)
-            self._make_room()
-        self._shrink()
+    def append(self, waiting: deque[Intake], now_s: float) -> None:
+        """Store batches and gaps from the left of `waiting`, and take them out of it as they are durable.
 
-    def append_items(self, items: Sequence[CapturedItem], now_s: float) -> None:
-        """Store captured items, all or none: one row a block, numbered here. Raises DiskFullError."""
-        with self._lock, _Transaction(self._db):
-            self._tick(now_s)
-            for captured in items:
-                self._insert_item(captured)
-            self._make_room()
-        self._shrink()
+        In as few transactions as their bound allows. Raises DiskFullError where the disk is full; what is still in
+        `waiting` is not stored.
+        """
+        while waiting:
+            done, added_bytes = 0, 0
+            with self._transaction(now_s):
+                for entry in waiting:
+                    size_bytes = 0 if isinstance(entry, Gap) else len(entry.payload)
+                    if done and added_bytes + size_bytes > self._file.bounds.transaction_bytes:
+                        break
+                    if not self._store(entry):
+                        break
+                    done += 1
+                    added_bytes += size_bytes
+            for _ in range(done):
+                waiting.popleft()
 
-    def pending(self, limit: int, skip: Collection[int] = ()) -> list[Held]:
-        """The oldest rows that are not committed, without those in `skip`."""
-        with self._lock:
+    def append_items(self, waiting: deque[CapturedItem], now_s: float) -> None:
+        """Store captured items like `append`: one transaction an item, one row a block, numbered here."""
+        while waiting:
+            with self._transaction(now_s):
+                done = self._store_item(waiting[0])
+            if done:
+                waiting.popleft()
+
+    def pending(self, limit: int, skip: Collection[int] = (), highlights_only: bool = False) -> list[Held]:
+        """Rows that are not committed, without those in `skip`: highlights first, otherwise the oldest first."""
+        only = " AND highlight = 1" if highlights_only else ""
+        with self._lock, self._file.reading():
             rows = self._db.execute(
                 "SELECT id, boot, stream, first_seq, last_seq, item, n, payload FROM batch"
-                " WHERE committed_age_s IS NULL AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
+                f" WHERE committed_age_s IS NULL{only} AND id NOT IN (SELECT value FROM json_each(?))"
+                " ORDER BY highlight DESC, id LIMIT ?",
                 (json.dumps(list(skip)), limit),
             )
             return [Held(*row) for row in rows]
 
     def lost(self, limit: int = 256) -> list[LostRange]:
-        """Ranges declared lost that the cursor does not cover yet, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT boot, stream, first_seq, last_seq, reason FROM lost WHERE committed_age_s IS NULL"
-                " ORDER BY id LIMIT ?",
-                (limit,),
-            )
-            return [
-                LostRange(boot=boot, stream=stream, first_seq=first, last_seq=last, reason=reason)
-                for boot, stream, first, last, reason in rows
-            ]
+        """Ranges declared lost that the cursor does not cover yet.
+
+        In the order of their numbers: what the cloud accounts for then grows from its prefix on, with few islands.
+        """
+        with self._lock, self._file.reading():
+            return self._rows.lost(limit)
 
     def apply_cursor(self, cursor: Cursor, now_s: float) -> CursorEffect:
         """Take the cloud's word. A row or range counts as committed when the cursor covers all of it.
 
         An epoch other than the last one says that the cloud was restored: whatever it committed before it may have
-        forgotten, so all that is still here is pending again, and then this cursor is applied.
+        forgotten, so all that is still here is pending again, and then this cursor is applied. In steps, each a
+        transaction: one that is interrupted is done by the next cursor, which says the same and more.
         """
         committed: set[int] = set()
-        with self._lock, _Transaction(self._db):
-            age_s = self._tick(now_s)
-            epoch = self._meta("epoch", 0.0)
-            new_epoch = epoch not in (0.0, float(cursor.epoch))
-            if new_epoch:
-                self._db.execute("UPDATE batch SET committed_age_s = NULL")
-                self._db.execute("UPDATE lost SET committed_age_s = NULL")
-            self._set_meta("epoch", float(cursor.epoch))
-            for stream in cursor.streams:
-                spans = [(1, stream.prefix), *((span.first, span.last) for span in stream.ranges)]
-                for first, last in spans:
-                    where = "committed_age_s IS NULL AND boot = ? AND stream = ? AND first_seq >= ? AND last_seq <= ?"
-                    key = (stream.boot, stream.stream, first, last)
-                    rows = self._db.execute(
-                        f"UPDATE batch SET committed_age_s = ? WHERE {where} RETURNING id",
-                        (age_s, *key),
-                    )
-                    committed.update(row[0] for row in rows)
-                    self._db.execute(f"UPDATE lost SET committed_age_s = ? WHERE {where}", (age_s, *key))
-            self._drop_old(age_s)
-        self._shrink()
+        epoch = self.kept("epoch")
+        new_epoch = epoch not in (0.0, float(cursor.epoch))
+        if new_epoch:
+            self._in_steps(now_s, self._rows.uncommit)
+        if epoch != cursor.epoch:
+            self.keep({"epoch": float(cursor.epoch)}, now_s)
+        for stream in cursor.streams:
+            for first, last in ((1, stream.prefix), *((span.first, span.last) for span in stream.ranges)):
+                span = (stream.boot, stream.stream, first, last)
+
+                def commit(limit: int, span: Span = span) -> int:
+                    rows = self._rows.commit(span, self._age_s(), limit)
+                    committed.update(rows)
+                    return len(rows)
+
+                with self._lock, self._file.reading():
+                    moves = self._rows.has_pending(span)
+                if moves:
+                    self._in_steps(now_s, commit)
         return CursorEffect(frozenset(committed), new_epoch)
+
+    def tend(self, now_s: float) -> None:
+        """A small part of what has to be done some time: forget what is old, give free space back.
+
+        To be called about once a second by a thread that stores nothing. Raises DiskFullError.
+        """
+        with self._lock, self._file.reading():
+            self._now_s = max(self._now_s, now_s)
+            old_s = self._age_s() - self._retain_s
+            old, above = self._rows.has_older_than(old_s), self._is_above_bound()
+            idle_s = self._age_s() - self._age_written_s
+        if old or idle_s >= _IDLE_AGE_PERIOD_S:
+            with self._transaction(now_s):
+                self._rows.forget(old_s, self._file.bounds.step_rows)
+                self._rows.forget_lost(old_s)
+        if above:
+            with self._transaction(now_s):
+                for _ in range(self._file.bounds.step_rows):
+                    if not self._is_above_bound() or not self._give_up(None):
+                        break
+        with self._lock, self._file.reading():
+            self._file.shrink()
+
+    def check(self, give_up: Callable[[], bool]) -> bool | None:
+        """Whether the file is sound, asked of the disk in any thread; None where it is not known.
+
+        A file that is not is condemned: the next opening moves it aside.
+        """
+        return self._file.check(give_up)
 
     def stats(self) -> SpoolStats:
         """What is held now."""
-        with self._lock:
-            samples = f"coalesce(sum((last_seq - first_seq + 1) * (stream != '{BLOB_STREAM}')), 0)"
-            blocks = f"coalesce(sum(stream = '{BLOB_STREAM}'), 0)"
-            pending, held_samples, held_blocks = self._db.execute(
-                f"SELECT count(*), {samples}, {blocks} FROM batch WHERE committed_age_s IS NULL"
-            ).fetchone()
-            committed = self._number("SELECT count(*) FROM batch WHERE committed_age_s IS NOT NULL")
-            lost = self._number(f"SELECT {samples} FROM lost WHERE committed_age_s IS NULL")
-            return SpoolStats(self._used_bytes(), pending, held_samples, held_blocks, committed, lost)
+        with self._lock, self._file.reading():
+            count = self._rows.count
+            return SpoolStats(
+                max_bytes=self._file.bounds.max_bytes,
+                disk_bytes=self._file.disk_bytes(),
+                used_bytes=self._file.used_bytes(),
+                pending_batches=count.batches,
+                pending_samples=count.samples,
+                pending_blocks=count.blocks,
+                committed_batches=count.committed,
+                lost_samples=count.lost,
+            )
+
+    def keep(self, facts: dict[str, float], now_s: float) -> None:
+        """Remember numbers durably, by name. Raises DiskFullError."""
+        with self._transaction(now_s):
+            for key, value in facts.items():
+                self._set_meta(key, value)
+
+    def kept(self, key: str, default: float = 0.0) -> float:
+        """A number that was remembered."""
+        with self._lock, self._file.reading():
+            return self._meta(key, default)
 
     def close(self) -> None:
-        """Close the file; what was appended is on disk already."""
+        """Close the file; what was appended is on disk already, and the age is written where it can be."""
+        with contextlib.suppress(DiskFullError, DataError):
+            self.keep({"age_s": self._age_s()}, self._now_s)
         with self._lock:
-            self._db.close()
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _transaction(self, now_s: float) -> Iterator[None]:
+        """The lock, a transaction, and counters that go back with it."""
+        with self._lock:
+            mark, age_written_s = self._rows.mark(), self._age_written_s
+            try:
+                with self._file.transaction():
+                    self._tick(now_s)
+                    yield
+            except BaseException:
+                self._rows.go_back(mark)
+                self._age_written_s = age_written_s
+                raise
+
+    def _in_steps(self, now_s: float, step: Callable[[int], int]) -> None:
+        """Repeat a step, each in a transaction of its own, until it changes fewer rows than it may."""
+        limit = self._file.bounds.step_rows
+        changed = limit
+        while changed >= limit:
+            with self._transaction(now_s):
+                changed = step(limit)
 
     # Below here the lock is held and a transaction is open.
 
-    def _insert(self, row: tuple[int, str, int, int, str | None, int | None], payload: bytes) -> None:
-        value = _VALUE.get(row[1], _VALUE_OF_OTHERS)
-        self._db.execute(
-            "INSERT INTO batch (boot, stream, first_seq, last_seq, item, n, value, payload) VALUES (?,?,?,?,?,?,?,?)",
-            (*row, value, payload),
-        )
-
-    def _insert_item(self, captured: CapturedItem) -> None:
-        key = (captured.boot, BLOB_STREAM)
-        row = self._db.execute("SELECT last_seq FROM produced WHERE boot = ? AND stream = ?", key).fetchone()
-        seq = 0 if row is None else row[0]
-        for n, data in enumerate(captured.blocks):
-            seq += 1
-            payload = encode(channels.BLOB, BlobBlock(boot=captured.boot, seq=seq, item=captured.item, data=data))
-            self._insert((*key, seq, seq, captured.item.sha256, n), payload)
-        self._mark_produced(*key, seq)
-
-    def _mark_produced(self, boot: int, stream: str, last_seq: int) -> None:
-        self._db.execute(
-            "INSERT INTO produced VALUES (?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET last_seq = max(last_seq, excluded.last_seq)",
-            (boot, stream, last_seq),
-        )
-
-    def _declare(self, boot: int, stream: str, first_seq: int, last_seq: int, reason: str) -> None:
-        """Add a lost range, joined with the one before or after it where that has the same reason."""
-        same = "boot = ? AND stream = ? AND reason = ? AND committed_age_s IS NULL"
-        before = f"SELECT id, first_seq FROM lost WHERE {same} AND last_seq = ?"
-        after = f"SELECT id, last_seq FROM lost WHERE {same} AND first_seq = ?"
-        for query, neighbour in ((before, first_seq - 1), (after, last_seq + 1)):
-            row = self._db.execute(query, (boot, stream, reason, neighbour)).fetchone()
-            if row is not None:
-                self._db.execute("DELETE FROM lost WHERE id = ?", (row[0],))
-                first_seq, last_seq = min(first_seq, row[1]), max(last_seq, row[1])
-        self._db.execute(
-            "INSERT INTO lost (boot, stream, first_seq, last_seq, reason) VALUES (?, ?, ?, ?, ?)",
-            (boot, stream, first_seq, last_seq, reason),
-        )
-
-    def _drop_old(self, age_s: float) -> None:
-        """Forget what was committed long enough ago."""
-        self._db.execute("DELETE FROM batch WHERE committed_age_s <= ?", (age_s - self._retain_s,))
-        self._db.execute("DELETE FROM lost WHERE committed_age_s <= ?", (age_s - self._retain_s,))
-
-    def _make_room(self) -> None:
-        self._drop_old(self._age_s())
-        while self._used_bytes() > self._max_bytes and (self._evict_committed() or self._evict_pending()):
-            pass
-
-    def _evict_committed(self) -> bool:
-        query = "SELECT id FROM batch WHERE committed_age_s IS NOT NULL ORDER BY id LIMIT 1"
-        row = self._db.execute(query).fetchone()
-        if row is None:
-            return self._db.execute("DELETE FROM lost WHERE committed_age_s IS NOT NULL").rowcount > 0
-        self._db.execute("DELETE FROM batch WHERE id = ?", row)
+    def _store(self, entry: Intake) -> bool:
+        """Write one entry, or declare it lost; False where more has to go first than one transaction may take."""
+        span = (entry.boot, entry.stream, entry.first_seq, entry.last_seq)
+        if isinstance(entry, Gap):
+            self._rows.declare(span, entry.reason)
+        else:
+            room = self._make_room(len(entry.payload), entry.worth)
+            if room is None:
+                return False
+            if room:
+                self._rows.insert(span, entry.payload, entry.worth)
+            else:
+                self._rows.declare(span, _reason(entry.worth.value))
+        self._rows.mark_produced(entry.boot, entry.stream, entry.last_seq)
         return True
 
-    def _evict_pending(self) -> bool:
-        """Give up the least valuable row; of a captured item all blocks, since a part of it is worth nothing."""
-        row = self._db.execute(
-            "SELECT id, boot, item FROM batch WHERE committed_age_s IS NULL ORDER BY value, id LIMIT 1"
-        ).fetchone()
-        if row is None:
+    def _store_item(self, captured: CapturedItem) -> bool:
+        """The same for a captured item; its blocks get their numbers here."""
+        boot, blocks = captured.boot, captured.blocks
+        first = self._rows.last_produced(boot, BLOB_STREAM) + 1
+        last = first + len(blocks) - 1
+        size_bytes = sum(len(block) + _BLOCK_HEADER_BYTES for block in blocks)
+        fits = size_bytes <= self._file.bounds.transaction_bytes and len(blocks) <= ITEM_ROWS
+        room = self._make_room(size_bytes, captured.worth, len(blocks)) if fits else False
+        if room is None:
             return False
-        rows = self._db.execute(
-            "DELETE FROM batch WHERE committed_age_s IS NULL AND (id = ? OR (boot = ? AND stream = ? AND item = ?))"
-            " RETURNING boot, stream, first_seq, last_seq",
-            (row[0], row[1], BLOB_STREAM, row[2]),
-        ).fetchall()
-        for boot, stream, first_seq, last_seq in sorted(rows):
-            self._declare(boot, stream, first_seq, last_seq, "spool-full")
+        if room:
+            for n, data in enumerate(blocks):
+                block = BlobBlock(boot=boot, seq=first + n, item=captured.item, data=data)
+                span = (boot, BLOB_STREAM, first + n, first + n)
+                self._rows.insert(span, encode(channels.BLOB, block), captured.worth, captured.item.sha256, n)
+        else:
+            self._rows.declare((boot, BLOB_STREAM, first, last), LOW_VALUE if fits else TOO_LARGE)
+        self._rows.mark_produced(boot, BLOB_STREAM, last)
         return True
+
+    def _make_room(self, size_bytes: int, worth: Worth, rows: int = 1) -> bool | None:
+        """Make room for rows of that worth. False: they are worth least themselves. None: it takes another step."""
+        for _ in range(self._file.bounds.step_rows):
+            if self._file.has_room(size_bytes, rows):
+                return True
+            if not self._give_up(worth.value):
+                return False
+        return None
+
+    def _give_up(self, value: float | None) -> bool:
+        """Let one row go: a committed one, or the least valuable; False where none is worth less than `value`."""
+        ever_s = self._age_s() + 1.0
+        if self._rows.forget(ever_s, 1) or self._rows.forget_lost(ever_s):
+            return True
+        least = self._rows.least_value()
+        if least is None or (value is not None and value < least):
+            return False
+        self._rows.evict_least(_reason(least))
+        return True
+
+    def _is_above_bound(self) -> bool:
+        """Only where `max_bytes` was lowered."""
+        return self._file.used_bytes() > self._file.bounds.file_bytes
 
     def _age_s(self) -> float:
         return self._age_at_open_s + (self._now_s - self._opened_s)
 
-    def _tick(self, now_s: float) -> float:
+    def _tick(self, now_s: float) -> None:
         self._now_s = max(self._now_s, now_s)
-        self._set_meta("age_s", self._age_s())
-        return self._age_s()
-
-    def _used_bytes(self) -> int:
-        return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * self._page_bytes
-
-    def _shrink(self) -> None:
-        """Give free pages back to the file system when they are many, a part of them at a time."""
-        with self._lock:
-            free_bytes = self._number("PRAGMA freelist_count") * self._page_bytes
-            if free_bytes > _SHRINK_FREE_BYTES:
-                # Not execute(): it would take one step of the statement, and one step frees one page.
-                self._db.executescript(f"PRAGMA incremental_vacuum({_SHRINK_FREE_BYTES // self._page_bytes})")
+        if self._age_s() - self._age_written_s >= _AGE_PERIOD_S:
+            self._age_written_s = self._age_s()
+            self._set_meta("age_s", self._age_written_s)
 
     def _meta(self, key: str, default: float) -> float:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -326,46 +366,7 @@ class Spool:
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
         )
 
-    def _number(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
 
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any exception."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-                return
-        except sqlite3.OperationalError as failure:
-            kind, error = type(failure), failure
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
-            raise DiskFullError(f"spool: {error}; nothing was changed") from error
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        # Autocommit: transactions are begun and ended here, by name.
-        db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
-        db.executescript(_SCHEMA)
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            db.close()
-            raise DataError(f"{path}: damaged, what it held is lost")
-    except sqlite3.OperationalError as error:
-        raise DiskFullError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise DataError(f"{path}: {error}: damaged, what it held is lost") from error
-    return db
+def _reason(value: float) -> str:
+    """Why rows of this value go when the bound is reached."""
+    return LOW_VALUE if value < 1.0 else NO_BULK_LEFT

@@ -8,18 +8,19 @@ Every factor is 0.5 where nothing can be said, so that streams without a confide
 - novelty of a batch: d2 / (1 + d2), d2 being the mean squared distance of its numeric (and confidence) means from those
   of the batches before, in units of their variance: 0.5 at one standard deviation
 
-A batch's value is its novelty times the mean of uncertainty x rarity over its rows. What is *highlight* is decided
-against the values that came before it.
+A batch's value is its novelty times the mean of uncertainty x rarity over its rows. What is a *highlight* is decided
+against the values that came before it. Health is worth 1 and summaries 2 more than any bulk.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.contract.messages import BLOB_STREAM
-from roadloop_models.contract.streams import STREAMS, Stream
+from roadloop_models.contract.streams import STREAMS, Keep, Stream
 
 NEUTRAL = 0.5
 _FLOOR = 0.02
@@ -34,7 +35,20 @@ _MEMORY_VALUES = 5000.0
 _LARGEST = 1e12
 """A value beyond it is taken for unknown: its square must not swallow all others."""
 
+_RANK: dict[Keep, float] = {"bulk": 0.0, "health": 1.0, "summary": 2.0}
+
 FloatArray = npt.NDArray[np.float64]
+
+
+class Worth(NamedTuple):
+    """What a batch or item is worth keeping: 0..1 for bulk, above 1 for health, above 2 for summaries."""
+
+    value: float = NEUTRAL**3
+    highlight: bool = False
+    """Metered links send it too."""
+
+
+NOTHING_KNOWN = Worth()
 
 
 class Sketch(msgspec.Struct):
@@ -63,20 +77,22 @@ class Appraiser:
         self._share = highlight_share
         self._columns = {name: _Columns(stream) for name, stream in streams.items()}
 
-    def batch(self, stream: str, rows: Sequence[Sequence[float]]) -> tuple[float, bool]:
-        """(value, whether it is a highlight) of these rows; they are remembered."""
+    def batch(self, stream: str, rows: Sequence[Sequence[float]]) -> Worth:
+        """What these rows are worth; they are remembered."""
         columns = self._columns[stream]
+        if columns.keep != "bulk":
+            return Worth(_RANK[columns.keep] + NEUTRAL**3, columns.keep == "summary")
         values = np.asarray(rows, dtype=np.float64)
         sketch = self.memory.streams.setdefault(stream, Sketch())
         novelty = columns.novelty(sketch, values)
         value = novelty * float(columns.interest(sketch, values).mean())
         columns.remember(sketch, values)
-        return value, self._is_highlight(sketch, value)
+        return Worth(value, self._is_highlight(sketch, value))
 
-    def item(self, stream: str, row: Sequence[float]) -> tuple[float, bool]:
-        """(value, whether it is a highlight) of what was captured about this row; the row comes in a batch as well.
+    def item(self, stream: str, row: Sequence[float]) -> Worth:
+        """What is worth that which was captured about this row; the row itself comes in a batch as well.
 
-        Novelty is that of the row itself. Neutral throughout where the row does not fit the stream.
+        Novelty is that of the row alone. Neutral throughout where the row does not fit the stream.
         """
         value = NEUTRAL**3
         columns = self._columns.get(stream)
@@ -84,7 +100,7 @@ class Appraiser:
             values = np.asarray([row], dtype=np.float64)
             sketch = self.memory.streams.get(stream, Sketch())
             value = columns.novelty(sketch, values) * float(columns.interest(sketch, values)[0])
-        return value, self._is_highlight(self.memory.streams.setdefault(BLOB_STREAM, Sketch()), value)
+        return Worth(value, self._is_highlight(self.memory.streams.setdefault(BLOB_STREAM, Sketch()), value))
 
     def _is_highlight(self, sketch: Sketch, value: float) -> bool:
         """Whether it is among the best share of what came before it; nothing is before there is enough."""
@@ -105,7 +121,7 @@ class _Columns:
         def having(*roles: str) -> list[int]:
             return [index for index, field in enumerate(stream.fields) if field.role in roles]
 
-        self.width = len(stream.fields)
+        self.width, self.keep = len(stream.fields), stream.keep
         self._confidence = having("confidence")
         self._class = having("class")
         self._numeric = having("numeric", "confidence")
