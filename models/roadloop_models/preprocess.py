@@ -15,6 +15,7 @@ from roadloop_models.bundle.manifest import Preprocess
 from roadloop_models.counting.foreground import ForegroundPair
 from roadloop_models.detect.letterbox import ImageLetterbox
 from roadloop_models.errors import BundleError, ModelInputError
+from roadloop_models.localization.trace import SpeedTracePreprocess
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
@@ -119,6 +120,7 @@ PREPROCESSORS: dict[str, Callable[..., Preprocessor]] = {
     ImageStandardize.name: ImageStandardize,
     ImageLetterbox.name: ImageLetterbox,
     SpeedScale.name: SpeedScale,
+    SpeedTracePreprocess.name: SpeedTracePreprocess,
 }
 """What a manifest may name."""
 

@@ -14,6 +14,7 @@ import torch
 from roadloop_cloud.training.card import CardFigures, model_card
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
+from roadloop_cloud.training.localization import LocalizationSubject
 from roadloop_cloud.training.sign import SignSubject
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
@@ -33,6 +34,7 @@ GOLDEN_COUNT = 8
 GOLDEN_SEED = 20261123
 WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "weights.npz", "golden.npz", "MODEL_CARD.md", "labels.txt"
 _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
+    "localization": LocalizationSubject,
     "traffic-sign": SignSubject,
     "traffic-speed": SpeedSubject,
 }

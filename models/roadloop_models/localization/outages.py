@@ -17,8 +17,9 @@ from roadloop_models.localization.session import DriftEstimator, Session
 from roadloop_models.localization.trace import Drift, SpeedTrace
 
 FloatArray = npt.NDArray[np.float64]
-COURSE_M = 2.0
-"""Plain integration heads where the last positions, so far apart, point."""
+_EPSILON_S = 1e-3
+COURSE_M = 1.0
+"""Plain integration heads where the last positions, so far apart, point; the gyro turns that to the present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class Drive:
         """Samples without odometer between those that have one are fine; speeds and yaw rates are held."""
         self.samples = tuple(samples)
         self.t_s = np.array([sample.t_s for sample in samples])
-        self._speed = _held([sample.speed_mps for sample in samples])
-        self._yaw = _held([sample.yaw_rate_rps for sample in samples])
+        speed, yaw = _held([sample.speed_mps for sample in samples]), _held([sample.yaw_rate_rps for sample in samples])
+        self._steps_m = np.diff(self.t_s) * (speed[1:] + speed[:-1]) / 2
+        self._turns = -np.diff(self.t_s) * (yaw[1:] + yaw[:-1]) / 2
         self._positions_m = _positions(samples)
         self._distance_m = self._travelled()
 
@@ -54,29 +56,30 @@ class Drive:
         """Whether the truth has positions."""
         return bool(np.isfinite(self._positions_m).any())
 
-    def starts(self, length_s: float, first_s: float, last_s: float, every_s: float) -> list[int]:
-        """Rows at which an outage of that length can begin, from `first_s` to `last_s` after the first row.
-
-        Only rows that have a truth, and whose outage ends before `last_s`.
-        """
-        begin = self.t_s[0]
-        wanted = np.arange(first_s, last_s - length_s + 1e-6, every_s) + begin
-        rows = np.searchsorted(self.t_s, wanted - 1e-6)
-        return sorted({self._known(int(row)) for row in rows if self.t_s[row] + length_s <= self.t_s[-1] + 1e-6})
+    def starts(self, length_s: float, first_s: float, every_s: float) -> list[int]:
+        """Rows with a truth at which an outage of that length can begin, every so often from `first_s` after the first
+        row."""
+        last_s = self.t_s[-1] - length_s
+        rows = np.searchsorted(self.t_s, np.arange(self.t_s[0] + first_s, last_s + _EPSILON_S, every_s) - _EPSILON_S)
+        return sorted({self._known(int(row)) for row in rows if self.t_s[row] <= last_s + _EPSILON_S})
 
     def end(self, start: int, length_s: float) -> int:
         """The last row of an outage that begins at row `start`."""
-        return self._known(int(np.searchsorted(self.t_s, self.t_s[start] + length_s + 1e-6)) - 1)
+        return self._known(int(np.searchsorted(self.t_s, self.t_s[start] + length_s + _EPSILON_S)) - 1)
 
     def run(
         self,
         starts: dict[int, tuple[float, ...]],
+        window: int,
         estimate_drift: DriftEstimator | None,
         progress: Callable[[int, int], None],
     ) -> dict[float, list[Ended]]:
-        """Row -> lengths of the outages that begin there; returns the outages by length."""
+        """`starts`: row -> lengths of the outages that begin there; returns the outages by length.
+
+        `window` is that of the model, as `Session` takes it.
+        """
         ended: dict[float, list[Ended]] = {}
-        session = Session()
+        session = Session(window)
         remembered = None if estimate_drift is None else _Remembered(estimate_drift)
         for row, sample in enumerate(self.samples):
             if row in starts:
@@ -120,16 +123,13 @@ class Drive:
 
     def _plain(self, start: int, end: int) -> tuple[FloatArray, float]:
         """(position, distance) of plain integration from the truth at row `start`."""
-        seconds = np.diff(self.t_s[start : end + 1])
-        speed, yaw = self._speed[start : end + 1], self._yaw[start : end + 1]
-        steps_m = seconds * (speed[1:] + speed[:-1]) / 2
-        turns = -seconds * (yaw[1:] + yaw[:-1]) / 2
+        steps_m, turns = self._steps_m[start:end], self._turns[start:end]
         position_m = self._positions_m[start].copy()
         before = self._positions_m[: start + 1]
         far = np.flatnonzero(np.hypot(*(position_m - before).T) >= COURSE_M)
         if len(far) == 0:
             return np.full(2, np.nan), float(steps_m.sum())
-        course = np.arctan2(*(position_m - before[far[-1]]))
+        course = np.arctan2(*(position_m - before[far[-1]])) + self._turns[far[-1] : start].sum() / 2
         heading = course + np.cumsum(turns) - turns / 2
         position_m += (steps_m * np.sin(heading)).sum(), (steps_m * np.cos(heading)).sum()
         return position_m, float(steps_m.sum())

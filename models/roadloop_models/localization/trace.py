@@ -1,13 +1,13 @@
 """What the drift network sees and says: the odometer's last seconds in, the error of its speed out."""
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 
 import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.bundle.manifest import Preprocess
-from roadloop_models.errors import ModelInputError
+from roadloop_models.errors import FailedError, ModelInputError
 
 FloatArray = npt.NDArray[np.float32]
 PERIOD_S = 0.2
@@ -22,7 +22,7 @@ CORRECTION_SCALE_MPS = 0.1
 MAX_CORRECTION_MPS = 0.5
 DENSITY_SCALE_M2PS = 0.02
 LEAST_DENSITY_M2PS = 1e-4
-_LOG_LIMIT = 6.0
+LOG_LIMIT = 6.0
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,19 @@ def channels(speeds_mps: FloatArray) -> FloatArray:
 
 
 class DriftPostprocess:
-    """(correction / 0.1 m/s, logarithm of density / 0.02 m^2/s) float32 [1, 2] -> `Drift`."""
+    """(correction / 0.1 m/s, logarithm of density / 0.02 m^2/s) float32 [1, 2] -> `Drift`.
+
+    Raises ModelInputError where the output has another shape, FailedError where it is not finite.
+    """
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Drift:
         if outputs[0].size != 2:
             raise ModelInputError(f"the model answers {list(outputs[0].shape)}, expected [1, 2]")
         correction, density_log = outputs[0].reshape(-1).tolist()
+        if not (isfinite(correction) and isfinite(density_log)):
+            raise FailedError("the model answers with values that are not finite")
         limit = MAX_CORRECTION_MPS / CORRECTION_SCALE_MPS
         return Drift(
             CORRECTION_SCALE_MPS * min(max(correction, -limit), limit),
-            LEAST_DENSITY_M2PS + DENSITY_SCALE_M2PS * exp(min(max(density_log, -_LOG_LIMIT), _LOG_LIMIT)),
+            LEAST_DENSITY_M2PS + DENSITY_SCALE_M2PS * exp(min(max(density_log, -LOG_LIMIT), LOG_LIMIT)),
         )

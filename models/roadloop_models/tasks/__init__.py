@@ -4,11 +4,12 @@ import difflib
 
 from roadloop_models.errors import NotFoundError
 from roadloop_models.tasks.base import Evaluation, Part, Progress, Task, is_better, no_progress
+from roadloop_models.tasks.localization import Localization
 from roadloop_models.tasks.object_detection import ObjectDetection
 from roadloop_models.tasks.traffic_sign import TrafficSign
 from roadloop_models.tasks.traffic_speed import TrafficSpeed
 
-TASKS: dict[str, Task] = {task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection())}
+TASKS: dict[str, Task] = {task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization())}
 
 
 def get_task(name: str) -> Task:
