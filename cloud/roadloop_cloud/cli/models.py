@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli import model_import
 from roadloop_cloud.cli.options import with_application, with_output
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -31,6 +32,9 @@ def command() -> None:
     """
 
 
+command.add_command(model_import.command)
+
+
 @command.command("list")
 @click.option("--task", help="Only models of this task.")
 @with_application
@@ -42,7 +46,7 @@ def list_(app: Application, output: Output, task: str | None) -> None:
       roadloop models list --task traffic-sign
     """
     releases = app.releases.list(task)
-    rows = [_as_json(model, releases) for model in app.models.list(task)]
+    rows = [as_json(model, releases) for model in app.models.list(task)]
     shown = [(row["task"], row["version"], row["state"], _numbers(row), _deciding(row)) for row in rows]
     output.result(rows, table(("task", "version", "state", "releases", "evaluation"), shown))
 
@@ -58,7 +62,7 @@ def show(app: Application, output: Output, task: str, version: str) -> None:
     Example:
       roadloop models show traffic-sign factory-1
     """
-    row = _as_json(app.models.get(task, version), app.releases.list(task))
+    row = as_json(app.models.get(task, version), app.releases.list(task))
     bundle = app.models.bundle(task, version)
     row |= _contents(bundle)
     fields = {
@@ -71,24 +75,6 @@ def show(app: Application, output: Output, task: str, version: str) -> None:
         "directory": row["directory"],
     }
     output.result(row, details(fields, title=f"{task} {version}"))
-
-
-@command.command("import")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
-@with_application
-def import_(app: Application, output: Output, source: Path) -> None:
-    """Register SOURCE, a bundle directory or a bundle archive, after checking every file.
-
-    \b
-    Example:
-      roadloop models import ./my-bundle
-    """
-    model = app.models.import_from(source)
-    output.result(
-        _as_json(model, []),
-        f"{model.task} {model.version} is registered",
-        f"Next: roadloop models publish {model.task} {model.version}",
-    )
 
 
 @command.command()
@@ -205,7 +191,8 @@ def train(*, output: Output, task: str, data: Path, version: str, directory: Pat
     )
 
 
-def _as_json(model: "Model", releases: "list[Release] | Any") -> dict[str, Any]:
+def as_json(model: "Model", releases: "list[Release] | Any") -> dict[str, Any]:
+    """A registered model for machines."""
     return {
         "task": model.task,
         "version": model.version,
