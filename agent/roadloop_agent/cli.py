@@ -1,47 +1,19 @@
 """`roadloop-agent`: the vehicle's commands. Exit code 0 done, 1 failed, 2 bad input."""
 
 import contextlib
-import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
+from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, print_json, print_table
+from roadloop_agent.cli_service import install
 from roadloop_models import __version__
-from roadloop_models.errors import ConfigError, RoadloopError
-
-_ConfigPath = click.Path(path_type=Path, dir_okay=False)
-_Directory = click.Path(path_type=Path, file_okay=False)
-_CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=_ConfigPath,
-    default=Path("vehicle.toml"),
-    show_default=True,
-    help="The vehicle's configuration.",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """An error of the catalogue is one line on stderr, and its exit code."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except RoadloopError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
-
-    return wrapped
+from roadloop_models.errors import ConfigError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,8 +23,8 @@ def main() -> None:
 
 
 @main.command(epilog="Example: roadloop-agent run --config /etc/roadloop/vehicle.toml")
-@_CONFIG
-@_one_line_errors
+@CONFIG
+@one_line_errors
 def run(config_path: Path) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     from roadloop_agent.app import run_agent
@@ -63,9 +35,9 @@ def run(config_path: Path) -> None:
 
 
 @main.command(epilog="Example: roadloop-agent validate --config van-1/vehicle.toml")
-@_CONFIG
-@_JSON
-@_one_line_errors
+@CONFIG
+@JSON
+@one_line_errors
 def validate(config_path: Path, as_json: bool) -> None:
     """Check configuration, certificates, sources and bundles; show what each slot would get."""
     import msgspec
@@ -77,9 +49,9 @@ def validate(config_path: Path, as_json: bool) -> None:
     config = load_config(config_path)
     reports = check(config, open_store(config))
     if as_json:
-        _print_json({"vehicle": config.vehicle_id, "slots": msgspec.to_builtins(reports)})
+        print_json({"vehicle": config.vehicle_id, "slots": msgspec.to_builtins(reports)})
         return
-    _print_table(
+    print_table(
         ("slot", "task", "release", "version", "variant", "source", "rate", "self-test", "providers"),
         [
             (
@@ -99,7 +71,7 @@ def validate(config_path: Path, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: roadloop-agent infer --bundle models/factory/traffic-sign --input sign.png -o out.jsonl")
-@click.option("--bundle", "bundle_dir", type=_Directory, required=True, help="The bundle's directory.")
+@click.option("--bundle", "bundle_dir", type=Directory, required=True, help="The bundle's directory.")
 @click.option("--runtime", type=click.Choice(["onnx", "tflite"]), help="Default: the first that works here.")
 @click.option("--precision", type=click.Choice(["int8", "fp32"]), help="Default: int8 where the bundle has it.")
 @click.option(
@@ -124,8 +96,8 @@ def validate(config_path: Path, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="object-detection: write a clip that shows what was found.",
 )
-@_JSON
-@_one_line_errors
+@JSON
+@one_line_errors
 def infer(
     *,
     bundle_dir: Path,
@@ -146,16 +118,16 @@ def infer(
         lines = infer_file(model, input_path, output_path, asked, _progress)
         variant, providers = model.variant.key, model.runner.providers
     if as_json:
-        _print_json({"lines": lines, "output": str(output_path), "variant": variant, "providers": list(providers)})
+        print_json({"lines": lines, "output": str(output_path), "variant": variant, "providers": list(providers)})
     else:
         click.echo(f"{lines} lines in {output_path} ({variant}, {', '.join(providers)})", err=True)
 
 
 @main.command(epilog="Example: roadloop-agent selftest --bundle models/factory/traffic-sign")
-@click.option("--bundle", "bundle_dir", type=_Directory, help="One bundle, all its variants.")
-@_CONFIG
-@_JSON
-@_one_line_errors
+@click.option("--bundle", "bundle_dir", type=Directory, help="One bundle, all its variants.")
+@CONFIG
+@JSON
+@one_line_errors
 def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
     """Run the golden vectors of a bundle, or of everything that is installed here."""
     import msgspec
@@ -179,9 +151,9 @@ def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
         ]
     results = [self_test(directory, variant) for directory, variant in todo]
     if as_json:
-        _print_json(msgspec.to_builtins(results))
+        print_json(msgspec.to_builtins(results))
         return
-    _print_table(
+    print_table(
         ("task", "version", "variant", "vectors", "largest deviation"),
         [
             (
@@ -197,9 +169,9 @@ def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: roadloop-agent status --config van-1/vehicle.toml --json")
-@_CONFIG
-@_JSON
-@_one_line_errors
+@CONFIG
+@JSON
+@one_line_errors
 def status(config_path: Path, as_json: bool) -> None:
     """Show slots, versions, spool and connection, as link last wrote them."""
     from roadloop_agent.config import load_config
@@ -208,7 +180,7 @@ def status(config_path: Path, as_json: bool) -> None:
     config = load_config(config_path)
     state = read_cache(config.cache_path, "status")
     if as_json:
-        _print_json(state)
+        print_json(state)
         return
     connection, spool = state["connection"], state["spool"]
     click.echo(f"{state['vehicle']} ({state['hardware']}), agent {state['agent_version']}, boot {state['boot']}")
@@ -232,7 +204,7 @@ def status(config_path: Path, as_json: bool) -> None:
                 slot["error"]["detail"] if slot.get("error") else "",
             )
         )
-    _print_table(("slot", "task", "runs release", "variant", "update", "target", "error"), rows)
+    print_table(("slot", "task", "runs release", "variant", "update", "target", "error"), rows)
 
 
 def _outage(text: str | None) -> tuple[float, float] | None:
@@ -257,14 +229,7 @@ def _progress(items: Iterable[Any], count: int | None) -> Iterator[Iterable[Any]
         yield shown
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))
-
-
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+main.add_command(install)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ class RunningAgent:
         self.directory = directory
         self.config = directory / "vehicle.toml"
         self.process: subprocess.Popen[bytes] | None = None
+        self.launcher: tuple[str, ...] = ()
+        """What comes before the agent's own command line."""
 
     def start(self) -> None:
         """Run the agent in a process of its own; its output goes to agent.log."""
         with (self.directory / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "roadloop_agent.cli", "run", "--config", str(self.config)],
+                [*self.launcher, sys.executable, "-m", "roadloop_agent.cli", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
             )
