@@ -190,21 +190,34 @@ def status(config_path: Path, as_json: bool) -> None:
         f"spool: {spool['used_bytes'] / 1e6:.1f} MB, {spool['pending_samples']} samples to send, "
         f"{spool['lost_samples']} declared lost and not yet accepted"
     )
+    temperatures = {(health["temperature_c"], health["band"]) for health in state["health"].values()}
+    for temperature_c, band in temperatures:
+        if temperature_c is not None:
+            click.echo(f"temperature: {temperature_c:.1f} degC ({band})")
     rows = []
     for name, slot in state["slots"].items():
         running, target = slot.get("running"), slot.get("target")
+        health = state["health"].get(name)
         rows.append(
             (
                 name,
                 slot["task"],
                 f"{running['release']} ({running['version']})" if running else "none",
                 f"{slot['runtime']}-{slot['precision']}",
+                ", ".join(slot.get("providers", [])),
+                _kept_up(health) if health else "",
                 slot["state"],
                 str(target["release"]) if target else "",
-                slot["error"]["detail"] if slot.get("error") else "",
+                "; ".join(slot[kind]["detail"] for kind in ("error", "trouble") if slot.get(kind)),
             )
         )
-    print_table(("slot", "task", "runs release", "variant", "update", "target", "error"), rows)
+    print_table(("slot", "task", "runs release", "variant", "providers", "frames", "update", "target", "error"), rows)
+
+
+def _kept_up(health: dict[str, Any]) -> str:
+    """Which share of its frames a slot gets, and what became of the others."""
+    lost = [f"{health[kind]} {kind}" for kind in ("dropped", "late", "expired", "shed") if health[kind]]
+    return ", ".join([f"{health['share']:.0%}", *lost])
 
 
 def _outage(text: str | None) -> tuple[float, float] | None:

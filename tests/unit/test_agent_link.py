@@ -39,6 +39,7 @@ from roadloop_models.contract.messages import (
     Command,
     Cursor,
     Desired,
+    ErrorInfo,
     FetchRequest,
     FileBlock,
     Message,
@@ -314,6 +315,28 @@ def test_what_is_said_of_the_slots_is_reported(tmp_path: Path) -> None:
     assert statuses[-1].boot == 6 and statuses[-1].online
     assert not decode(channels.STATUS, world.transport.wills[0].payload, Status).online
     assert world.status.values["status"]["connection"]["connected"] is True
+
+
+def test_what_keeps_a_slot_from_deciding_is_reported_until_it_decides_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.link.dispatch(Hello(boot=6, slots={}))
+    world.mailroom.report({"sign": SLOT})
+
+    def troubles() -> list[str | None]:
+        reports = [
+            decode(channels.REPORTED, payload, Reported).slots["sign"] for payload in world.sent(channels.REPORTED)
+        ]
+        return [None if slot.trouble is None else slot.trouble.detail for slot in reports]
+
+    world.run("it is reported", lambda: troubles() == [None])
+    for number in range(3):  # each second says it anew, with its own words
+        error = ErrorInfo(code="retry-later", detail=f"no new frame for {number} s")
+        world.link.dispatch(msgspec.structs.replace(HEALTH, decisions=0, last_error=error, shed=7, band="hot"))
+        world.run("the trouble is reported", lambda: len(troubles()) == 2)
+    world.link.dispatch(HEALTH)
+    world.run("it is over", lambda: len(troubles()) == 3)
+    assert troubles() == [None, "no new frame for 0 s", None]
+    assert world.status.values["status"]["health"]["sign"]["decisions"] == 1
 
 
 def test_messages_of_the_cloud_go_where_they_belong(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from roadloop_models.contract.messages import (
     Command,
     Cursor,
     Desired,
+    ErrorInfo,
     FetchRequest,
     FileBlock,
     ReleaseRef,
@@ -112,7 +113,12 @@ class DriveSaid:
     hello: Hello
 
 
-Event: TypeAlias = Connected | Disconnected | Received | Acked | SpoolChanged | FromUpdates | DriveSaid
+@dataclass(frozen=True)
+class TroubleChanged:
+    """A slot has stopped deciding, or begun again."""
+
+
+Event: TypeAlias = Connected | Disconnected | Received | Acked | SpoolChanged | FromUpdates | DriveSaid | TroubleChanged
 
 
 class Mailroom:
@@ -184,6 +190,7 @@ class Link:
         self._boot = 0
         self._desired_version = desired_version
         self._slots: dict[str, ReportedSlot] = {}
+        self._health: dict[str, SlotHealth] = {}
         self._stats = ledger.stats()
         self._status_s = 0.0
         self._tended_s = 0.0
@@ -195,6 +202,9 @@ class Link:
             self._mailroom.post(DriveSaid(message))
             self._updates.on_hello(message)
         elif isinstance(message, SlotHealth):
+            before, self._health[message.slot] = self._health.get(message.slot), message
+            if _code(_trouble(before)) != _code(_trouble(message)):
+                self._mailroom.post(TroubleChanged())
             self._updates.on_health(message)
         elif isinstance(message, Switched):
             self._updates.on_switched(message)
@@ -290,6 +300,8 @@ class Link:
             self._boot = event.hello.boot
             self._session.set_boot(self._boot, __version__, self._hardware)
             self._report(now_s)
+        elif isinstance(event, TroubleChanged):
+            self._report(now_s)
 
     def _receive(self, event: Received, now_s: float) -> None:
         """One message of the cloud. What is malformed is noted and changes nothing."""
@@ -332,12 +344,20 @@ class Link:
                 agent_version=__version__,
                 hardware=self._hardware,
                 desired_version=self._desired_version,
-                slots=self._slots,
+                slots=self._reported_slots(),
                 spool_bytes=self._stats.used_bytes,
                 spool_samples=self._stats.pending_samples,
             ),
             now_s,
         )
+
+    def _reported_slots(self) -> dict[str, ReportedSlot]:
+        """What the update service says of each slot, and what drive says keeps it from deciding."""
+        health = dict(self._health)
+        return {
+            name: msgspec.structs.replace(slot, trouble=_trouble(health.get(name)))
+            for name, slot in self._slots.items()
+        }
 
     def _show_status(self, force: bool = False) -> None:
         now_s = self._clock()
@@ -355,6 +375,33 @@ class Link:
             "connection": msgspec.to_builtins(self._session.view()),
             "message_error": self._error,
             "spool": msgspec.to_builtins(self._stats),
-            "slots": msgspec.to_builtins(self._slots),
+            "slots": msgspec.to_builtins(self._reported_slots()),
+            "health": {name: _shown(health) for name, health in dict(self._health).items()},
         }
         self._status.put("status", status)
+
+
+def _trouble(health: SlotHealth | None) -> ErrorInfo | None:
+    return None if health is None or health.decisions else health.last_error
+
+
+def _code(error: ErrorInfo | None) -> str | None:
+    """Of errors with the same code one is told: their details may differ with every frame."""
+    return None if error is None else error.code
+
+
+def _shown(health: SlotHealth) -> dict[str, Any]:
+    return {
+        "decisions": health.decisions,
+        "errors": health.errors,
+        "latency_mean_us": health.latency_mean_us,
+        "dropped": health.dropped,
+        "late": health.late,
+        "expired": health.expired,
+        "shed": health.shed,
+        "share": health.share,
+        "idle": health.idle,
+        "band": health.band,
+        "temperature_c": health.temperature_c,
+        "last_error": msgspec.to_builtins(health.last_error),
+    }
