@@ -1,13 +1,7 @@
-"""OBD drives: the layouts of kit_obd (drives.npz) and car_obd (logs.npz), read, split and written.
-
-Both hold one float32 array [rows, columns] per drive beside `columns`; rows are half a second apart. (car_obd's notes
-say 1 Hz, but its own run-time counter advances by 0.49 s a row in every log.)
-"""
+"""OBD drives: the records kit_obd (drives.npz) and car_obd (logs.npz), split by drive, and drives written like them."""
 
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,58 +9,26 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from roadloop_models.drive_state.signals import COUNT, NAMES
+from roadloop_models.drive_state.signals import COUNT, SIGNALS
 from roadloop_models.errors import DataError
+from roadloop_models.recordings import Recording, read_layout
+from roadloop_models.recordings.layouts import CAR_OBD, KIT_OBD
+from roadloop_models.signals import VSS, conversion
 from roadloop_models.tasks.base import Part
-from roadloop_models.tasks.files import check_readable
 
 FloatArray = npt.NDArray[np.float32]
 Record = Literal["kit", "car"]
 
-KIT_FILE = Path("kit_obd") / "drives.npz"
-CAR_FILE = Path("car_obd") / "logs.npz"
-KIT_TEST_SHARE = 14 / 63
-"""The later drives of the record, by date."""
-CAR_TEST_SHARE = 0.25
-"""The later logs of each driving mode, by number."""
+FILES: dict[Record, Path] = {"kit": Path("kit_obd") / "drives.npz", "car": Path("car_obd") / "logs.npz"}
+TEST_SHARES: dict[Record, float] = {"kit": 14 / 63, "car": 0.25}
+"""kit: the later drives, by date. car: the later logs of each driving mode, by number."""
 STARTER_SHARE = 0.25
-MAX_DRIVES = 10_000
-MAX_ROWS = 1_000_000
 
-_KIT_COLUMNS = {
-    "coolant_c": ("CoolantTemperature", 1.0),
-    "map_kpa": ("MAP", 1.0),
-    "rpm": ("EngineSpeed", 1.0),
-    "speed_kmh": ("Speed", 1 / 3.6),
-    "iat_c": ("IntakeTemp", 1.0),
-    "maf_gs": ("MAF", 1.0),
-    "throttle_pct": ("ThrottlePosition", 1.0),
-    "ambient_c": ("AmbientAirTemperature", 1.0),
-    "pedal_d_pct": ("AcceleratorPositionD", 1.0),
-    "pedal_e_pct": ("AcceleratorPositionE", 1.0),
-}
-_CAR_COLUMNS = {
-    "ENGINE_RPM": ("EngineSpeed", 1.0),
-    "VEHICLE_SPEED": ("Speed", 1 / 3.6),
-    "THROTTLE": ("ThrottlePosition", 1.0),
-    "ENGINE_LOAD": ("EngineLoad", 1.0),
-    "COOLANT_TEMPERATURE": ("CoolantTemperature", 1.0),
-    "SHORT_TERM_FUEL_TRIM_BANK_1": ("ShortTermFuelTrim1", 1.0),
-    "INTAKE_MANIFOLD_PRESSURE": ("MAP", 1.0),
-    "PEDAL_D": ("AcceleratorPositionD", 1.0),
-    "PEDAL_E": ("AcceleratorPositionE", 1.0),
-    "COMMANDED_THROTTLE_ACTUATOR": ("ThrottleActuator", 1.0),
-    "INTAKE_AIR_TEMP": ("IntakeTemp", 1.0),
-    "TIMING_ADVANCE": ("TimingAdvance", 1.0),
-    "CATALYST_TEMPERATURE_BANK1_SENSOR1": ("Temperature1", 1.0),
-    "CONTROL_MODULE_VOLTAGE": ("ControlModuleVoltage", 1.0),
-}
-"""Column of a file -> signal, and the factor to the catalogue's unit."""
-
+_LAYOUTS = {"kit": KIT_OBD, "car": CAR_OBD}
 _STATES = {"Frei": 0, "Normal": 1, "Stau": 2}
 UNKNOWN_STATE = -1
 _KNOWN_FAULT = "Messfehler"
-"""In the name of a drive whose record says that a sensor failed: it is not an example of sound signals."""
+"""In the name of a drive whose record says that a measurement failed: it is no example of sound signals."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +47,33 @@ class ObdDrive:
 
     @property
     def sound(self) -> bool:
-        """Whether its record says nothing of a sensor that failed."""
+        """Whether its record says nothing of a measurement that failed."""
         return _KNOWN_FAULT not in self.name
 
 
-def read_kit(path: Path) -> list[ObdDrive]:
-    """The drives of a `drives.npz`, in the order of its `names`. Raises DataError naming file and field."""
-    return _read(path, "kit", _KIT_COLUMNS, lambda archive: [str(name) for name in archive["names"]])
+def read_drives(data_dir: Path, record: Record) -> list[ObdDrive]:
+    """All drives of one record: kit by date, car by mode and number. Raises DataError naming file and field."""
+    path = data_dir / FILES[record]
+    drives = [ObdDrive(found.name, record, signal_rows(found)) for found in read_layout(path)]
+    if not drives:
+        raise DataError(f"{path}: has no drives")
+    return drives if record == "kit" else sorted(drives, key=lambda drive: _mode(drive.name))
 
 
-def read_car(path: Path) -> list[ObdDrive]:
-    """The logs of a `logs.npz` by mode and number; an empty log is left out. Raises DataError naming file and field."""
-    return _read(path, "car", _CAR_COLUMNS, lambda archive: sorted(set(archive.files) - {"columns"}, key=_mode))
+def signal_rows(recording: Recording) -> FloatArray:
+    """The signals that drive-state reads of a recording: float32 [rows, signals], NaN where unknown."""
+    values = np.full((len(recording.t_s), COUNT), np.nan, dtype=np.float32)
+    for index, signal in enumerate(SIGNALS):
+        if signal.path in recording.values:
+            spec, column = VSS[signal.path], recording.values[signal.path]
+            values[:, index] = np.where((column >= spec.low) & (column <= spec.high), column, np.nan)
+    return values
 
 
 def load_training_drives(data_dir: Path, part: Part) -> list[ObdDrive]:
     """One part of the training drives of both records. Raises DataError naming file and field.
 
-    The split is by drive: the later drives of kit_obd and the later logs of each mode of car_obd are for testing. The
-    starter part is the first quarter of what is left, of each.
+    The starter part is the first quarter of what is not for testing.
     """
     found: list[ObdDrive] = []
     for drives, test_share in _groups(data_dir):
@@ -118,9 +88,8 @@ def load_test_drives(data_dir: Path, record: Record) -> list[ObdDrive]:
     """The test drives of one record. Raises DataError naming file and field."""
     return [
         drive
-        for drives, test_share in _groups(data_dir)
-        for drive in drives[len(drives) - round(len(drives) * test_share) :]
-        if drive.record == record
+        for drives in _by_mode(read_drives(data_dir, record))
+        for drive in drives[len(drives) - round(len(drives) * TEST_SHARES[record]) :]
     ]
 
 
@@ -136,31 +105,25 @@ def hold_out(drives: Iterable[ObdDrive], share: float) -> tuple[list[ObdDrive], 
 
 
 def write_drives(data_dir: Path, drives: Iterable[ObdDrive]) -> None:
-    """Write drives in the layouts that `read_kit` and `read_car` read."""
+    """Write drives in the layouts of the two records; signals that a layout lacks are left out."""
     drives = list(drives)
-    for record, file, columns in (("kit", KIT_FILE, _KIT_COLUMNS), ("car", CAR_FILE, _CAR_COLUMNS)):
+    for record, file in FILES.items():
         arrays: dict[str, npt.NDArray[np.generic]] = {
-            drive.name: _file_columns(drive.values, columns) for drive in drives if drive.record == record
+            drive.name: _file_columns(drive) for drive in drives if drive.record == record
         }
-        if not arrays:
-            continue
-        names = np.array(list(arrays))
-        path = data_dir / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays |= {"columns": np.array(list(columns))} | ({"names": names} if record == "kit" else {})
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        if arrays:
+            names = {"names": np.array(list(arrays))} if record == "kit" else {}
+            path = data_dir / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            columns = {"columns": np.array(list(_LAYOUTS[record]))}
+            np.savez_compressed(path, allow_pickle=False, **arrays, **names, **columns)
 
 
 def _groups(data_dir: Path) -> list[tuple[list[ObdDrive], float]]:
-    """Each record's drives that are split together, with the share of them that is for testing."""
-    kit, car = data_dir / KIT_FILE, data_dir / CAR_FILE
-    groups: list[tuple[list[ObdDrive], float]] = []
+    """The drives that are split together, with the share of them that is for testing."""
     # Either record will do: a fleet need not have both cars. With neither the error is that of the first.
-    if kit.exists() or not car.exists():
-        groups.append((read_kit(kit), KIT_TEST_SHARE))
-    if car.exists():
-        groups += [(logs, CAR_TEST_SHARE) for logs in _by_mode(read_car(car))]
-    return groups
+    records = [record for record, file in FILES.items() if (data_dir / file).exists()] or ["kit"]
+    return [(drives, TEST_SHARES[record]) for record in records for drives in _by_mode(read_drives(data_dir, record))]
 
 
 def _by_mode(drives: Iterable[ObdDrive]) -> list[list[ObdDrive]]:
@@ -176,55 +139,13 @@ def _mode(name: str) -> tuple[str, int]:
     return (name, 0) if found is None else (found[1], int(found[2] or 0))
 
 
-def _read(
-    path: Path,
-    record: Record,
-    columns: dict[str, tuple[str, float]],
-    list_names: Callable[[np.lib.npyio.NpzFile], list[str]],
-) -> list[ObdDrive]:
-    check_readable(path)
-    field = "columns"
-    drives = []
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: is a single array, expected an npz of drives")
-            header = [str(name) for name in archive["columns"]]
-            missing = sorted(set(columns) - set(header))
-            if missing:
-                raise DataError(f"{path}: columns: has no '{missing[0]}'; it has {', '.join(header)}")
-            field = "names"
-            names = list_names(archive)[:MAX_DRIVES]
-            for field in names:
-                rows = archive[field]
-                if rows.size:
-                    drives.append(ObdDrive(field, record, _signal_columns(path, field, rows, header, columns)))
-    except KeyError:
-        raise DataError(f"{path}: has no field '{field}'") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: field '{field}': truncated or not an npz: {error}") from error
-    if not drives:
-        raise DataError(f"{path}: has no drives")
-    return drives
-
-
-def _signal_columns(
-    path: Path,
-    field: str,
-    rows: npt.NDArray[np.generic],
-    header: list[str],
-    columns: dict[str, tuple[str, float]],
-) -> FloatArray:
-    if rows.ndim != 2 or rows.shape[1] != len(header) or rows.dtype.kind != "f" or len(rows) > MAX_ROWS:
-        raise DataError(
-            f"{path}: field '{field}': {rows.dtype} {list(rows.shape)}, expected floats [rows, {len(header)}]"
-        )
-    values = np.full((len(rows), COUNT), np.nan, dtype=np.float32)
-    for column, (name, factor) in columns.items():
-        values[:, NAMES.index(name)] = rows[:, header.index(column)].astype(np.float32) * np.float32(factor)
-    return values
-
-
-def _file_columns(values: FloatArray, columns: dict[str, tuple[str, float]]) -> FloatArray:
-    made = [values[:, NAMES.index(name)] / np.float32(factor) for name, factor in columns.values()]
-    return np.stack(made, axis=1).astype(np.float32)
+def _file_columns(drive: ObdDrive) -> FloatArray:
+    """[rows, columns] of the record's layout, in its units; NaN where drive-state does not read the signal."""
+    places = {signal.path: index for index, signal in enumerate(SIGNALS)}
+    made = np.full((len(drive.values), len(_LAYOUTS[drive.record])), np.nan, dtype=np.float32)
+    for column, (short_path, unit) in enumerate(_LAYOUTS[drive.record].values()):
+        path = f"Vehicle.{short_path}"
+        if path in places:
+            factor, offset = conversion(unit, VSS[path].unit)
+            made[:, column] = (drive.values[:, places[path]] - offset) / factor
+    return made
