@@ -158,7 +158,7 @@ class MadeDriveSource(_Table, frozen=True, kw_only=True, tag_field="kind", tag="
     """The signals of a seeded made drive: motion, GNSS and OBD, for a vehicle without a bus."""
 
     seed: int = 0
-    minutes: Annotated[float, msgspec.Meta(ge=1, le=1440)] = 30.0
+    minutes: Annotated[float, msgspec.Meta(ge=1, le=240)] = 30.0
     rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
     loop: bool = False
     pace: Literal["rate", "as-consumed"] = "rate"

@@ -67,8 +67,12 @@ def _speeds(random: np.random.Generator, t_s: FloatArray) -> FloatArray:
     for step, target in enumerate(wanted.tolist()):
         now += min(max(target - now, -2.5 * STEP_S), 1.6 * STEP_S)
         speed[step] = max(0.0, now)
-    kernel = np.ones(20) / 20
-    return np.convolve(speed, kernel, "same")
+    return _smooth(speed, 20)
+
+
+def _smooth(values: FloatArray, steps: int) -> FloatArray:
+    padded = np.pad(values, (steps // 2, steps - steps // 2 - 1), "edge")
+    return np.convolve(padded, np.ones(steps) / steps, "valid")
 
 
 def _yaw_rates(random: np.random.Generator, t_s: FloatArray, speed: FloatArray) -> FloatArray:
@@ -80,8 +84,8 @@ def _yaw_rates(random: np.random.Generator, t_s: FloatArray, speed: FloatArray) 
         length = int(random.uniform(3, 10) / STEP_S)
         curvature[at : at + length] = random.uniform(-1 / 15, 1 / 15)
         at += length
-    smooth = np.convolve(curvature, np.ones(40) / 40, "same")
-    return np.clip(smooth * speed, -2.0 / np.maximum(speed, 1.0), 2.0 / np.maximum(speed, 1.0))
+    most = 2.0 / np.maximum(speed, 1.0)
+    return np.clip(_smooth(curvature, 40) * speed, -most, most)
 
 
 def _location(

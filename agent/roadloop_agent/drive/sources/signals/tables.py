@@ -18,6 +18,8 @@ from roadloop_models.signals import VSS
 from roadloop_models.tasks.files import read_arrays
 
 FloatArray = npt.NDArray[np.float64]
+_CHUNK = 4096
+"""Rows that are turned into Python numbers at a time: all of a long recording would be a lot of memory."""
 TIME_UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
@@ -35,8 +37,11 @@ class Table:
     def readings(self, passed_over: Reported) -> Iterator[tuple[float, Updates]]:
         """What each row says, with its time as it stands there."""
         indices = self.indices
-        for t_s, *row in zip(self._t_s.tolist(), *(column.tolist() for column in self._columns), strict=True):
-            yield t_s, [(index, value) for index, value in zip(indices, row, strict=True) if not isnan(value)]
+        for start in range(0, len(self._t_s), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            columns = [column[part].tolist() for column in self._columns]
+            for t_s, *row in zip(self._t_s[part].tolist(), *columns, strict=True):
+                yield t_s, [(index, value) for index, value in zip(indices, row, strict=True) if not isnan(value)]
 
     def troubles(self) -> list[RoadloopError]:
         """Nothing: a table that was read is whole."""
