@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_models.data_files import check_readable
 from roadloop_models.errors import DataError
-from roadloop_models.tasks.files import check_readable
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_models.data_files import check_readable, read_arrays
 from roadloop_models.errors import DataError
 from roadloop_models.geodesy import enu_axes, geodetic_from_ecef
 from roadloop_models.recordings.columns import read_csv_columns, read_csv_header, read_csv_rows, read_npz_names
 from roadloop_models.recordings.recording import FloatArray, Recording, merged
 from roadloop_models.signals import VSS, conversion
-from roadloop_models.tasks.files import check_readable, read_arrays
 
 Map = Mapping[str, tuple[str, str]]
 """Column -> (VSS path without `Vehicle.`, the column's unit)."""

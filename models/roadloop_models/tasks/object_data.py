@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from roadloop_models.data_files import check_readable
 from roadloop_models.detect import Detections
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray
-from roadloop_models.tasks.files import check_readable
 
 FOLDER, ANNOTATIONS_FILE = "objects", "annotations.json"
 MADE_IMAGES = 12

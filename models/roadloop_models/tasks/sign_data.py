@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_models.data_files import read_arrays
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray, ImageStandardize
 from roadloop_models.tasks.base import Part
-from roadloop_models.tasks.files import read_arrays
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
 
 FOLDER = "gtsrb32"

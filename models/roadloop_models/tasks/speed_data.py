@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_models.data_files import read_table
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import FloatArray
 from roadloop_models.tasks.base import Part
-from roadloop_models.tasks.files import read_table
 
 FOLDER = "losloop"
 SPEED_FILE = "los_speed.csv"

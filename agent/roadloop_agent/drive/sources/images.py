@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from roadloop_agent.config import selected
 from roadloop_agent.drive.frames import Item, Reported, refuse
+from roadloop_models.data_files import read_arrays
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray
-from roadloop_models.tasks.files import read_arrays
 
 _LOG = logging.getLogger(__name__)
 # A damaged video makes FFmpeg say several lines a frame, and what it says of a stream may hold its password.

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from roadloop_agent.config import selected
 from roadloop_agent.drive.frames import Item
+from roadloop_models.data_files import read_table
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import FloatArray, SpeedWindow
-from roadloop_models.tasks.files import read_table
 from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.speed_data import MAX_SPEED_MPH, STEP_FILE, WINDOW
 

@@ -10,9 +10,9 @@ from roadloop_agent.drive.frames import Reported
 from roadloop_agent.drive.sources.signals.board import Updates
 from roadloop_agent.drive.sources.signals.dbc import EXTENDED, Decoder, find_signal, load_dbc
 from roadloop_agent.drive.sources.signals.mapping import MappedSignal
+from roadloop_models.data_files import check_readable, read_arrays
 from roadloop_models.errors import ConfigError, DataError
 from roadloop_models.recordings.columns import read_npz_names
-from roadloop_models.tasks.files import check_readable, read_arrays
 
 CanFrame = tuple[float, int, bytes]
 """(seconds on the log's clock, id with EXTENDED where it has 29 bits, data)"""

@@ -10,8 +10,8 @@ from pathlib import Path
 from roadloop_agent.drive.frames import Reported
 from roadloop_agent.drive.sources.signals.board import Updates
 from roadloop_agent.drive.sources.signals.nmea import PATHS, NmeaParser
+from roadloop_models.data_files import check_readable
 from roadloop_models.errors import ConfigError, DataError, RetryLaterError, RoadloopError
-from roadloop_models.tasks.files import check_readable
 
 _READ_BYTES = 4096
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from roadloop_agent.drive.frames import Reported
 from roadloop_agent.drive.sources.signals.board import Updates
 from roadloop_agent.drive.sources.signals.mapping import MappedSignal
+from roadloop_models.data_files import read_arrays
 from roadloop_models.errors import ConfigError, DataError, RoadloopError
 from roadloop_models.recordings import Recording, read_layout
 from roadloop_models.recordings.columns import read_csv_columns, read_npz_names
 from roadloop_models.settings import nearest
 from roadloop_models.signals import VSS
-from roadloop_models.tasks.files import read_arrays
 
 FloatArray = npt.NDArray[np.float64]
 _CHUNK = 4096
