@@ -9,6 +9,8 @@ import numpy.typing as npt
 from roadloop_models.errors import ModelInputError
 
 FloatArray = npt.NDArray[np.float32]
+_LEAST_SHARE = 1e-30
+"""A probability of 0 has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,18 @@ class SignClass:
 
 
 class Classify:
-    """Logits float32 [1, classes] -> `SignClass`."""
+    """Logits, or `probabilities`, float32 [1, classes] -> `SignClass`."""
 
-    def __init__(self, labels: tuple[str, ...]) -> None:
+    def __init__(self, labels: tuple[str, ...], probabilities: bool = False) -> None:
         self._labels = labels
+        self._probabilities = probabilities
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> SignClass:
         logits = outputs[0].reshape(-1).tolist()  # for a few dozen classes quicker than numpy's own functions
         if len(logits) != len(self._labels):
             raise ModelInputError(f"the model answers {len(logits)} logits for {len(self._labels)} labels")
+        if self._probabilities:
+            logits = [math.log(max(share, _LEAST_SHARE)) for share in logits]
         best = max(logits)
         class_id = logits.index(best)
         confidence = 1.0 / sum([math.exp(logit - best) for logit in logits])

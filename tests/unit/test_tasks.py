@@ -106,7 +106,7 @@ def test_a_class_of_one_track_is_not_held_out() -> None:
     assert (len(fit), len(held_out)) == (2, 0)
 
 
-@pytest.mark.parametrize("task_name", list(TASKS))
+@pytest.mark.parametrize("task_name", ["traffic-sign", "traffic-speed"])
 @pytest.mark.parametrize("part", ["starter", "rest"])
 def test_a_part_written_is_a_snapshot_of_that_part(made: Path, tmp_path: Path, task_name: str, part: Part) -> None:
     rows = get_task(task_name).write_part(made, part, tmp_path)

@@ -1,8 +1,10 @@
 """traffic-sign: which of 43 German traffic signs an image shows (GTSRB at 32x32)."""
 
+import math
 from pathlib import Path
 
-from roadloop_models.bundle import Bundle, Manifest, Variant
+from roadloop_models.bundle import Bundle, Manifest, Postprocess, Variant
+from roadloop_models.detect import ImageLetterbox
 from roadloop_models.errors import BundleError
 from roadloop_models.postprocess import Classify
 from roadloop_models.preprocess import ImageStandardize, build_preprocess
@@ -21,6 +23,9 @@ from roadloop_models.tasks.sign_data import (
 MADE_TRACKS = 12
 MADE_TEST_TRACKS = 8
 _PROGRESS_ROWS = 256
+_LOGITS = Postprocess("classify", {"scores": "logits"})
+_PROBABILITIES = Postprocess("classify", {"scores": "probabilities"})
+"""What an imported bundle says of its classifier; the project's own say nothing and answer logits."""
 
 
 class TrafficSign:
@@ -30,19 +35,30 @@ class TrafficSign:
     metric = "accuracy"
     higher_is_better = True
 
-    def preprocessor(self, manifest: Manifest) -> ImageStandardize:
+    def preprocessor(self, manifest: Manifest) -> ImageStandardize | ImageLetterbox:
         """uint8 RGB [h, w, 3] -> input tensors. Raises BundleError where the manifest names another function."""
         preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, ImageStandardize):
+        if not isinstance(preprocess, ImageStandardize | ImageLetterbox):
             raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for images")
         return preprocess
 
     def postprocessor(self, bundle: Bundle) -> Classify:
-        """Output tensors -> `SignClass`. Raises BundleError where the bundle has no labels."""
-        labels = bundle.labels()
+        """Output tensors -> `SignClass`. Raises BundleError without labels, or where scores are not as many."""
+        labels, postprocess = bundle.labels(), bundle.manifest.postprocess
         if labels is None:
             raise BundleError(f"{bundle.directory}: manifest.json: 'labels' is missing; signs are classes")
-        return Classify(labels)
+        for variant in bundle.manifest.variants:
+            shape = variant.outputs[0].shape
+            if math.prod(shape) != len(labels):
+                raise BundleError(
+                    f"{bundle.directory}: {variant.key}: answers {list(shape)}, expected a score for each of "
+                    f"{len(labels)} labels"
+                )
+        if postprocess is None or postprocess == _LOGITS:
+            return Classify(labels)
+        if postprocess == _PROBABILITIES:
+            return Classify(labels, probabilities=True)
+        raise BundleError(f"{bundle.directory}: manifest.json: postprocess: {postprocess} is none of a classifier")
 
     def evaluate(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
