@@ -19,22 +19,23 @@ from roadloop_models.bundle.golden import check_golden
 from roadloop_models.errors import BundleError, DataError, FailedError, RoadloopError
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.runners import open_runner
-from roadloop_models.tasks import TASKS, get_task, is_better
+from roadloop_models.tasks import get_task, is_better
 
 pytestmark = pytest.mark.slow
+STARTERS = sorted(packaged_bundles("starter"))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made data of both tasks, test rows included."""
+    """Made data of the tasks that have a starter, test rows included."""
     directory = tmp_path_factory.mktemp("made")
-    for task in TASKS.values():
-        task.write_made_data(directory, seed=11)
+    for task in STARTERS:
+        get_task(task).write_made_data(directory, seed=11)
     return directory
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("task_name", list(TASKS))
+@pytest.mark.parametrize("task_name", STARTERS)
 def test_rows_from_the_fleet_make_the_starter_better(made: Path, tmp_path: Path, task_name: str) -> None:
     task, starter = get_task(task_name), packaged_bundles("starter")[task_name]
     task.write_part(made, "rest", tmp_path / "snapshot")
