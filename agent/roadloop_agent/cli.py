@@ -91,6 +91,17 @@ def validate(config_path: Path, as_json: bool) -> None:
 )
 @click.option("--drive", help="One drive of a file that has several.")
 @click.option(
+    "--line",
+    "lines",
+    multiple=True,
+    metavar="NAME:X1,Y1,X2,Y2",
+    help="vehicle-count: a counting line, in shares of the picture from its upper left corner; repeatable. "
+    "Without any: mid:0,0.5,1,0.5.",
+)
+@click.option(
+    "--class", "classes", multiple=True, metavar="LABEL", help="vehicle-count: count only these labels; repeatable."
+)
+@click.option(
     "--annotate",
     metavar="CLIP.mp4",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -107,20 +118,23 @@ def infer(
     output_path: Path,
     as_json: bool,
     outage: str | None,
+    lines: tuple[str, ...],
+    classes: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Run a bundle over a file; writes one JSON line per decision."""
     from roadloop_agent.infer import InferOptions, infer_file, open_model
 
-    asked = InferOptions(settings={}, outage=_outage(outage), **options)
+    settings = {"lines": [_line(text) for text in lines], "classes": list(classes)}
+    asked = InferOptions({key: value for key, value in settings.items() if value}, outage=_outage(outage), **options)
     model = open_model(bundle_dir, runtime, precision)
     with contextlib.closing(model):
-        lines = infer_file(model, input_path, output_path, asked, _progress)
+        written = infer_file(model, input_path, output_path, asked, _progress)
         variant, providers = model.variant.key, model.runner.providers
     if as_json:
-        print_json({"lines": lines, "output": str(output_path), "variant": variant, "providers": list(providers)})
+        print_json({"lines": written, "output": str(output_path), "variant": variant, "providers": list(providers)})
     else:
-        click.echo(f"{lines} lines in {output_path} ({variant}, {', '.join(providers)})", err=True)
+        click.echo(f"{written} lines in {output_path} ({variant}, {', '.join(providers)})", err=True)
 
 
 @main.command(epilog="Example: roadloop-agent selftest --bundle models/factory/traffic-sign")
@@ -230,6 +244,16 @@ def _outage(text: str | None) -> tuple[float, float] | None:
     if not (0 <= start_s < math.inf and 0 < length_s < math.inf):
         raise ConfigError(f"--outage {text!r}: a start of 0 or later and a length above 0 are expected")
     return start_s, length_s
+
+
+def _line(text: str) -> dict[str, object]:
+    """A counting line as `[slots.X.settings]` of a profile says it."""
+    name, _, ends = text.rpartition(":")
+    try:
+        x1, y1, x2, y2 = (float(part) for part in ends.split(","))
+    except ValueError:
+        raise ConfigError(f"--line {text!r}: expected NAME:X1,Y1,X2,Y2, for example mid:0,0.5,1,0.5") from None
+    return {"name": name, "from": [x1, y1], "to": [x2, y2]}
 
 
 @contextlib.contextmanager

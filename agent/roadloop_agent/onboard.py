@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from roadloop_agent.task_settings import NoSettings, ObjectDetectionSettings
+from roadloop_agent.task_settings import NoSettings, ObjectDetectionSettings, VehicleCountSettings
 from roadloop_models.settings import convert_settings
 
 Feed = Literal["image", "speeds", "signals"]
@@ -43,6 +43,12 @@ ON_BOARD: dict[str, OnBoard] = {
     ),
     "traffic-speed": OnBoard(
         "speeds", "roadloop_agent.drive.handlers.speed:SpeedHandler", "roadloop_agent.infer.speeds:open_lines"
+    ),
+    "vehicle-count": OnBoard(
+        "image",
+        "roadloop_agent.drive.handlers.vehicle_count:CountHandler",
+        "roadloop_agent.infer.count:open_lines",
+        VehicleCountSettings,
     ),
 }
 

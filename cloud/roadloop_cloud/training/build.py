@@ -21,6 +21,7 @@ from roadloop_cloud.training.speed import SpeedSubject
 from roadloop_cloud.training.subject import ModelForm, Subject
 from roadloop_cloud.training.tolerance import measure_tolerance
 from roadloop_cloud.training.train import Fitted, fit
+from roadloop_cloud.training.vehicle_count import CountSubject
 from roadloop_cloud.training.weights import State, decode_weights, encode_weights, halve, load_state
 from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Variant, write_bundle
 from roadloop_models.bundle.golden import encode_golden
@@ -37,6 +38,7 @@ _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
     "localization": LocalizationSubject,
     "traffic-sign": SignSubject,
     "traffic-speed": SpeedSubject,
+    "vehicle-count": CountSubject,
 }
 
 OnProgress = Callable[[TrainingProgress], None]

@@ -95,6 +95,32 @@ DETECTION = Stream(
         Field("dropped", 1),  # frames that the source dropped so far
     ),
 )
+CROSSING = Stream(
+    "crossing",
+    (
+        Field("item", 1),  # the source's own number of the first frame beyond the line
+        Field("line", 1),  # index in the slot's settings
+        Field("direction", 1, "class"),  # 0 up, 1 down, 2 left, 3 right, as the picture shows it
+        Field("track", 1),
+        Field("class_id", 1, "class"),
+        Field("confidence", 0.001, "confidence"),  # mean score of the track
+        Field("release", 1),
+    ),
+)
+FLOW = Stream(
+    "flow",
+    (
+        Field("line", 1),  # index in the slot's settings
+        Field("seconds", 0.1),  # that this sample is about; an empty road is told too
+        Field("up_or_left", 1, "numeric"),  # crossings
+        Field("down_or_right", 1, "numeric"),
+        Field("frames", 1),
+        Field("vehicles_mean", 0.01, "numeric"),  # in the picture at a time
+        Field("latency_mean_us", 1),
+        Field("release", 1),
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
 HEALTH = Stream(
     "health",
     (
@@ -132,4 +158,7 @@ SUMMARY = Stream(
     keep="summary",
 )
 
-STREAMS = {stream.name: stream for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, HEALTH, SUMMARY)}
+STREAMS = {
+    stream.name: stream
+    for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, CROSSING, FLOW, HEALTH, SUMMARY)
+}

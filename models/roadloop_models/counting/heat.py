@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from roadloop_models.counting.foreground import ForegroundPair
 from roadloop_models.detect.detections import NOTHING, Detections, FloatArray
-from roadloop_models.detect.nms import suppress
+from roadloop_models.detect.nms import iou, suppress
 from roadloop_models.errors import FailedError
 
 STRIDE = 4
@@ -15,6 +15,8 @@ STRIDE = 4
 LABELS = ("vehicle",)
 MIN_HEAT = 0.35
 MAX_IOU = 0.4
+_SAME_IOU = 0.6
+"""Cells whose boxes overlap by as much speak of the same vehicle."""
 
 
 class HeatBoxes:
@@ -43,14 +45,23 @@ class HeatBoxes:
         heat = grid[:, :, 0]
         if not math.isfinite(grid.sum()):
             raise FailedError("the model answers with values that are not finite")
-        rows, columns = np.nonzero((heat >= self._min_heat) & (heat >= _neighbours(heat)))
+        rows, columns = np.nonzero(heat >= self._min_heat)
         if not len(rows):
             return NOTHING
+        heats = heat[rows, columns]
         reach = grid[rows, columns, 1:] ** 2 * np.float32(grid.shape[1] * STRIDE)
         middles = (np.stack([columns, rows], axis=1) + 0.5) * STRIDE
         boxes = np.concatenate([middles - reach[:, :2], middles + reach[:, 2:]], axis=1).astype(np.float32)
-        found = Detections(boxes, heat[rows, columns], np.zeros(len(rows), np.int64))
+        peaks = np.nonzero(heats >= _neighbours(heat)[rows, columns])[0]
+        found = Detections(_agreed(boxes, heats, peaks), heats[peaks], np.zeros(len(peaks), np.int64))
         return self._pair.placement(height, width).to_image(suppress(found, self._max_iou))
+
+
+def _agreed(boxes: FloatArray, heats: FloatArray, peaks: npt.NDArray[np.intp]) -> FloatArray:
+    """The boxes of the peaks, each the mean of what the cells around say of the same vehicle, weighted by heat."""
+    weights = np.where(iou(boxes[peaks], boxes) >= _SAME_IOU, heats**2, np.float32(0.0))
+    agreed: FloatArray = weights @ boxes / weights.sum(axis=1, keepdims=True)
+    return agreed
 
 
 def _neighbours(heat: FloatArray) -> FloatArray:

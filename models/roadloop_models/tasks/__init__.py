@@ -8,8 +8,11 @@ from roadloop_models.tasks.localization import Localization
 from roadloop_models.tasks.object_detection import ObjectDetection
 from roadloop_models.tasks.traffic_sign import TrafficSign
 from roadloop_models.tasks.traffic_speed import TrafficSpeed
+from roadloop_models.tasks.vehicle_count import VehicleCount
 
-TASKS: dict[str, Task] = {task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization(), VehicleCount())
+}
 
 
 def get_task(name: str) -> Task:

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.preprocess import ImageArray
 from roadloop_models.tasks.made_vehicles import Points, Vehicle, draw_vehicle
 
@@ -104,6 +105,15 @@ class MadeClip:
         self._shade = float(generator.uniform(0.25, 0.75)) if generator.random() < 0.6 else 0.0
         self._contact = float(generator.uniform(0.2, 0.6))
         self._mirror = _cloud(generator, height, width, 5)
+
+    @property
+    def line(self) -> Line:
+        """Across the traffic of the first lane, through the middle of the picture."""
+        lane = self._lanes[0]
+        (x1, y1), (x2, y2) = self._camera.project(np.stack([lane.origin - lane.heading, lane.origin + lane.heading]))[0]
+        if abs(y2 - y1) >= abs(x2 - x1):
+            return MIDDLE
+        return Line("upright", (0.5, 0.0), (0.5, 1.0))
 
     def __iter__(self) -> Iterator[MadeFrame]:
         generator = np.random.Generator(np.random.PCG64([self._seed, 2]))
