@@ -57,6 +57,8 @@ def test_a_broken_vehicle_file_is_refused_by_file_and_field(name: str, says: str
         ("profile-part-beyond-the-last", r"sources\.camera\.select: '3/3': parts are counted from 0 to 2"),
         ("profile-rows-upside-down", r"sources\.camera\.last_row is before first_row"),
         ("profile-no-slots", r"slots: at least one is needed"),
+        ("profile-thermal-out-of-order", r"thermal: warm_c, hot_c and critical_c must ascend"),
+        ("profile-thermal-unknown-key", r"thermal\.warm: unknown key; did you mean 'warm_c'\?"),
         ("profile-camera-two-inputs", r"sources\.camera: give exactly one of device, url and pipeline"),
         ("profile-camera-no-input", r"sources\.camera: give exactly one of device, url and pipeline"),
         ("profile-camera-file-as-url", r"sources\.camera\.url: begins with rtsp://.*a file is of the kind 'video'"),

@@ -8,9 +8,9 @@ from typing import Self
 import pytest
 
 from roadloop_agent.drive.capture import Capture, Subscriber
-from roadloop_agent.drive.frames import Frame, Mailbox
+from roadloop_agent.drive.frames import Frame, Mailbox, refuse
 from roadloop_agent.drive.sources.camera import Camera
-from roadloop_models.errors import RoadloopError
+from roadloop_models.errors import RetryLaterError, RoadloopError
 from tests.fakes.camera import WAIT_S, FakeCamera
 
 
@@ -128,6 +128,24 @@ def test_a_camera_that_never_gives_a_first_frame_is_opened_again() -> None:
     with Rig(timeout_s=0.1) as rig:
         rig.wait_for_error("no first frame for 0.1 s")
         rig.hardware.wait_opened(2)
+
+
+def test_an_hour_that_passes_at_once_is_a_suspend_and_no_missing_frame() -> None:
+    hardware, now_s = FakeCamera(), 0.0
+
+    def clock() -> float:  # each look at it finds an hour gone
+        nonlocal now_s
+        now_s += 3600.0
+        return now_s
+
+    camera = Camera(hardware.device, open_timeout_s=5.0, timeout_s=5.0, frozen_s=None, clock=clock)
+    frames = camera.frames(refuse)
+    hardware.show(1)
+    assert any(item is not None for item in frames)
+    assert next(frames) is None and next(frames) is None
+    hardware.unplug()
+    with pytest.raises(RetryLaterError, match="gives no more frames"):
+        list(frames)
 
 
 def test_a_frozen_picture_is_noticed_where_that_is_asked_for() -> None:

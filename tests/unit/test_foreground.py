@@ -45,9 +45,9 @@ def test_a_vehicle_in_the_first_frames_is_forgotten_once_the_road_was_seen_as_lo
     background, scene = Background(), road()
     for _ in range(5):
         background.update(with_car(scene, 20))
-    for frame in range(7):
+    for _ in range(7):
         seen = background.update(scene)
-    assert furthest(seen, scene) <= 2, frame
+    assert furthest(seen, scene) <= 2
 
 
 def test_a_vehicle_that_parks_becomes_background_and_leaves_no_hole() -> None:

@@ -53,13 +53,10 @@ class CanLog:
 
 
 def check_log(path: Path) -> None:
-    """Raises DataError where there is no such log, or of none of the kinds that are read."""
+    """Raises DataError where there is no such log, or it is of none of the kinds that are read."""
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: a CAN log is one of {', '.join(SUFFIXES)}")
-    try:
-        check_readable(path)
-    except DataError as error:
-        raise DataError(str(error).partition(";")[0]) from error
+    check_readable(path)
 
 
 def read_can_log(path: Path, bus: int | str | None, passed_over: Reported) -> Iterator[CanFrame]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from roadloop_agent.drive.frames import Reported
 from roadloop_agent.drive.sources.signals.board import Updates
 from roadloop_agent.drive.sources.signals.nmea import PATHS, NmeaParser
-from roadloop_models.data_files import check_readable
 from roadloop_models.errors import ConfigError, DataError, RetryLaterError, RoadloopError
 
 _READ_BYTES = 4096
@@ -20,8 +19,7 @@ class NmeaLog:
     """Recorded sentences, in the time that they say; those before the first date are left out."""
 
     def __init__(self, path: Path, places: Mapping[str, int], name: str) -> None:
-        """Raises DataError where there is no such file."""
-        check_readable(path)
+        """Nothing is read yet."""
         self.name = name
         self.paths = frozenset(path for path in PATHS if path in places)
         self.indices = tuple(places[path] for path in self.paths)

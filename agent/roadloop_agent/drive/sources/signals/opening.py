@@ -27,6 +27,7 @@ from roadloop_agent.signals_config import (
     NpzTableFeed,
     SignalsSource,
 )
+from roadloop_models.errors import ConfigError
 from roadloop_models.signals import VSS
 
 _MADE_GAP_S = 60.0
@@ -94,6 +95,8 @@ def _recorded(
     name: str,
 ) -> RecordedFeed:
     path = directory / table.path
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such file")
     if isinstance(table, CanLogFeed):
         return CanLog(path, [directory / dbc for dbc in table.dbc], table.bus, named, name)
     if isinstance(table, CsvFeed):
