@@ -61,6 +61,9 @@ def _refuse_unknown(path: str, raw: Any, kind: Any, where: str) -> None:
         tables = [member for member in get_args(kind) if hasattr(member, "__struct_config__")]
         if not tables:
             return
+        if len(tables) == 1 and tables[0].__struct_config__.tag is None:  # a table that may be left out
+            _refuse_unknown(path, raw, tables[0], where)
+            return
         members = {member.__struct_config__.tag: member for member in tables}
         if raw.get("kind") not in members:
             near = nearest(str(raw.get("kind")), members)
