@@ -86,22 +86,22 @@ class Camera:
 
     def _watched(self, reader: "_Reader") -> Iterator[Item | None]:
         still = _Stillness(self._frozen_s)
-        until_s = self._clock() + self._open_timeout_s
-        seen = False
+        waited_s, timeout_s, which = 0.0, self._open_timeout_s, "first"
         while True:
+            looked_s = self._clock()
             frame = reader.latest.take(_LOOK_S)
             if frame is not None:
-                seen = True
-                until_s = self._clock() + self._timeout_s
+                waited_s, timeout_s, which = 0.0, self._timeout_s, "new"
                 still.look(frame)
                 yield Item(frame.number, f"#{frame.number}", to_rgb(frame.data), frame.t_source_s, frame.t_mono_s)
-            elif reader.error is not None:
+                continue
+            # A process that was stopped for an hour has not waited for an hour: the reader was stopped too.
+            waited_s += min(self._clock() - looked_s, 2 * _LOOK_S)
+            if reader.error is not None:
                 raise reader.error
-            elif self._clock() > until_s:
-                timeout_s = self._timeout_s if seen else self._open_timeout_s
-                raise RetryLaterError(f"no {'new' if seen else 'first'} frame for {timeout_s:g} s")
-            else:
-                yield None
+            if waited_s > timeout_s:
+                raise RetryLaterError(f"no {which} frame for {timeout_s:g} s")
+            yield None
 
 
 class _Stillness:
