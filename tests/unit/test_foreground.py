@@ -1,5 +1,7 @@
 """What the foreground network sees and answers: background, light, picture, heat."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,7 +129,8 @@ def test_frames_of_any_proportions_fit_and_boxes_come_back(height: int, width: i
 
 def test_what_is_no_image_is_refused() -> None:
     pair = ForegroundPair()
-    for wrong in (np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8)):
+    images: list[Any] = [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3)), np.zeros((0, 10, 3), np.uint8)]
+    for wrong in images:
         with pytest.raises(ModelInputError, match="expected uint8 RGB"):
             pair.fit(wrong)
     with pytest.raises(ModelInputError, match="two equal pictures"):

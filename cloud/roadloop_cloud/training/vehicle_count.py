@@ -16,7 +16,7 @@ from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
 from roadloop_models.counting.background import Background
 from roadloop_models.counting.foreground import ForegroundPair, Scene
-from roadloop_models.counting.heat import LABELS, STRIDE, HeatBoxes, heat_targets
+from roadloop_models.counting.heat import STRIDE, HeatBoxes, heat_targets
 from roadloop_models.detect.detections import Detections
 from roadloop_models.detect.nms import iou
 from roadloop_models.preprocess import FloatArray, ImageArray
@@ -80,7 +80,8 @@ def _sorted(
 
     A vehicle that stood there from the start is part of the background: nothing of it can be seen.
     """
-    clear, doubtful = [], []
+    clear: list[npt.NDArray[np.float64]] = []
+    doubtful: list[npt.NDArray[np.float64]] = []
     for vehicle in vehicles:
         box = np.array(vehicle.box) * scale
         x1, y1, x2, y2 = np.round(box).astype(int)
@@ -122,8 +123,8 @@ around the network was written: that its exposure reacts to bright vehicles is w
 is on made clips.""",
         limits="""A fixed camera that sees vehicles from above or aslant, each at least about a twentieth of the
 picture long; a moving camera has no background. What moves and has the size of a vehicle is a vehicle: it does not
-know pedestrians, cyclists or animals from cars, and gives no class. Two vehicles whose outlines touch or hide each other
-in the picture may be one; queues that already stand in the first frame are found only once they move. A vehicle that
+know pedestrians, cyclists or animals from cars, and gives no class. Two vehicles whose outlines touch or hide each
+other in the picture may be one; queues that stand in the first frame are found only once they move. A vehicle that
 stands for 300 frames becomes background until it drives on. Night (headlights instead of vehicles), rain and snow were
 not tried. One real clip is little evidence; count your own clip against a person before you rely on it.""",
     )

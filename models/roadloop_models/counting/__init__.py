@@ -1,1 +1,1 @@
-"""Counting vehicles: background, detections, tracks, lines and crossings; the same code evaluates, infers and drives."""
+"""Counting vehicles: background, tracks, lines and crossings; the same code evaluates, infers and drives."""

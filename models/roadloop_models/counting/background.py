@@ -34,6 +34,7 @@ class Background:
     """Follows one camera. Give it every frame, small: the cost is proportional to the pixels."""
 
     def __init__(self) -> None:
+        self._lost = 0
         self._begin(np.empty((3, 0, 0), np.float32))
 
     def update(self, image: ImageArray) -> ImageArray:

@@ -116,4 +116,4 @@ def _extent(track: Track, line: PlacedLine) -> float:
     """How large the box is across the line, pixels."""
     x1, y1, x2, y2 = track.box.tolist()
     across_x, across_y = line.normal
-    return abs(across_x) * (x2 - x1) + abs(across_y) * (y2 - y1)
+    return abs(across_x) * float(x2 - x1) + abs(across_y) * float(y2 - y1)

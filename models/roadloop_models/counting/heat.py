@@ -72,9 +72,7 @@ def _neighbours(heat: FloatArray) -> FloatArray:
     return around
 
 
-def heat_targets(
-    boxes: npt.NDArray[np.float64], rows: int, columns: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def heat_targets(boxes: npt.NDArray[np.float64], rows: int, columns: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Boxes float [n, 4] in pixels of the picture -> what the network should answer.
 
     Heat [rows, columns] falls off from 1 in the middle of a box like a Gaussian of a sixth of its sides; edges

@@ -75,9 +75,9 @@ class Tracker:
     def update(self, frame: int, found: Detections) -> list[Track]:
         """Take the detections of a frame (numbers must increase); returns the tracks that were found in it."""
         pairs = self._pairs(frame, found)
-        for track, index in pairs.items():
-            self.tracks[track].follow(frame, found.boxes[index], float(found.scores[index]), int(found.classes[index]))
-        known = [track for index, track in enumerate(self.tracks) if index in pairs or self._stays(track)]
+        for place, index in pairs.items():
+            self.tracks[place].follow(frame, found.boxes[index], float(found.scores[index]), int(found.classes[index]))
+        known = [track for place, track in enumerate(self.tracks) if place in pairs or self._stays(track)]
         explained = set(pairs.values())
         begun = [
             Track(found.boxes[index], float(found.scores[index]), {int(found.classes[index]): 1.0}, frame)
@@ -117,9 +117,10 @@ class Tracker:
 
 
 def likeness(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Distance-IoU (Zheng et al., AAAI 2020): overlap - (centre distance / diagonal of both)^2; [n, 4], [m, 4] -> [n, m].
+    """Distance-IoU (Zheng et al., AAAI 2020): overlap - (centre distance / diagonal of both)^2.
 
-    1 for equal boxes, down to -1 for boxes far apart: unlike overlap alone it tells near from far without overlap.
+
+    [n, 4] and [m, 4] -> [n, m]. 1 for equal boxes, down to -1 for boxes far apart: unlike overlap alone it tells near from far without overlap.
     """
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     other_low, other_high = others[None, :, :2], others[None, :, 2:]

@@ -7,7 +7,7 @@ from roadloop_models.detect.letterbox import ImageArray, ImageLetterbox
 
 
 class Watcher:
-    """Keeps the background of one camera; give it every frame. It outlives the model: another version goes on with it."""
+    """Keeps the background of one camera; give it every frame. Another version of a model goes on with it."""
 
     def __init__(self) -> None:
         self._background = Background()

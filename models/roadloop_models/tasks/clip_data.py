@@ -1,6 +1,7 @@
-"""Clips with counted crossings: video/NAME.truth.csv beside video/NAME.mp4 (or another container), or NAME.npz of PNGs."""
+"""Clips with counted crossings: video/NAME.truth.csv beside video/NAME.mp4 (any container), or NAME.npz of PNGs."""
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def _png_frames(path: Path) -> Iterator[ImageArray]:
 
     arrays = read_arrays(path, {"png": "u", "offset": "iu"})
     png, offset = arrays["png"].astype(np.uint8, copy=False), arrays["offset"].astype(np.int64)
-    for index, (start, stop) in enumerate(zip(offset[:-1], offset[1:], strict=True)):
+    for index, (start, stop) in enumerate(itertools.pairwise(offset.tolist())):
         image = cv2.imdecode(png[start:stop], cv2.IMREAD_COLOR) if stop > start else None
         if image is None:
             raise DataError(f"{path}: field 'png': image {index} is truncated or no PNG")

@@ -10,18 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.preprocess import ImageArray
+from roadloop_models.tasks.made_light import FloatImage, Lens, Weather, cloud
 from roadloop_models.tasks.made_vehicles import Points, Vehicle, draw_vehicle
 
-FloatImage = npt.NDArray[np.float32]
 _LEAST_INSIDE, _LEAST_PICTURE, _LEAST_SEEN = 0.1, 0.015, 0.3
 """A vehicle is clear where this share of it is inside the picture, or it fills this share of the picture, and others
 leave this share of it to be seen."""
-_GRAIN = 64
-"""How many rows and columns the field of noise is larger than the picture."""
 _SHIFT = 4
 """Fraction bits of the corners that OpenCV is given."""
 
@@ -104,7 +101,7 @@ class MadeClip:
         self._sun = np.array([*generator.uniform(-1.2, 1.2, 2), 1.0])
         self._shade = float(generator.uniform(0.25, 0.75)) if generator.random() < 0.6 else 0.0
         self._contact = float(generator.uniform(0.2, 0.6))
-        self._mirror = _cloud(generator, height, width, 5)
+        self._mirror = cloud(generator, height, width, 5)
 
     @property
     def line(self) -> Line:
@@ -117,8 +114,8 @@ class MadeClip:
 
     def __iter__(self) -> Iterator[MadeFrame]:
         generator = np.random.Generator(np.random.PCG64([self._seed, 2]))
-        lens = _Lens(generator, self.width, self.height)
-        weather = _Weather(generator, self.width, self.height)
+        lens = Lens(generator, self.width, self.height)
+        weather = Weather(generator, self.width, self.height)
         for index in range(self.frames):
             light = weather.next(generator)
             empty = self._ground * light
@@ -146,8 +143,11 @@ class MadeClip:
         owners = np.zeros((self.height, self.width), np.uint8)
         shapes = []
         for rank, (_, number, vehicle, middle, axes) in enumerate(placed, 1):
-            outline = self._draw_vehicle(picture, owners, rank % 250 + 1, vehicle, middle, axes, light)
-            shapes.append((number, rank % 250 + 1, outline))
+            owner = rank % 250 + 1
+            outline = self._draw_vehicle(
+                picture, owners, owner=owner, vehicle=vehicle, middle=middle, axes=axes, light=light
+            )
+            shapes.append((number, owner, outline))
         found = []
         for number, owner, outline in shapes:
             (x1, y1), (x2, y2) = outline.min(axis=0), outline.max(axis=0)
@@ -190,6 +190,7 @@ class MadeClip:
         self,
         picture: FloatImage,
         owners: ImageArray,
+        *,
         owner: int,
         vehicle: Vehicle,
         middle: Points,
@@ -227,86 +228,6 @@ class MadeClip:
         return outline
 
 
-class _Weather:
-    """Light of the scene: a drift, sometimes a step, sometimes the shadow of a cloud passing."""
-
-    def __init__(self, generator: np.random.Generator, width: int, height: int) -> None:
-        self._level, self._drift = 1.0, float(generator.normal(0, 0.002))
-        self._step_at = int(generator.integers(10, 150)) if generator.random() < 0.25 else -1
-        self._clouds = _cloud(generator, height, 3 * width, 3) if generator.random() < 0.3 else None
-        self._depth, self._speed = float(generator.uniform(0.1, 0.4)), float(generator.uniform(0.5, 4.0))
-        self._size = (height, width)
-        self._index = 0
-
-    def next(self, generator: np.random.Generator) -> FloatImage:
-        """Of the next frame: float32 [h, w, 1]."""
-        self._index += 1
-        self._level = float(np.clip(self._level * (1.0 + self._drift), 0.5, 1.6))
-        if self._index == self._step_at:
-            self._level *= float(generator.uniform(0.65, 1.5))
-        height, width = self._size
-        light = np.full((height, width, 1), self._level, np.float32)
-        if self._clouds is not None:
-            start = int(self._index * self._speed) % (2 * width)
-            light *= 1.0 - self._depth * np.clip(self._clouds[:, start : start + width, None] + 0.3, 0.0, 1.0)
-        return light
-
-
-class _Lens:
-    """From light to a file: exposure that reacts, tone curve, shake, blur, noise, compression."""
-
-    def __init__(self, generator: np.random.Generator, width: int, height: int) -> None:
-        self._exposure, self._target = 1.0, float("nan")
-        self._reacts = float(generator.uniform(0.3, 1.0)) if generator.random() < 0.6 else 0.0
-        self._lag = float(generator.uniform(0.1, 0.6))
-        gamma = float(np.exp(generator.normal(0, 0.2)))
-        self._curve = np.round(255.0 * (np.arange(256) / 255.0) ** gamma).astype(np.uint8)
-        self._cast = np.exp(generator.normal(0, 0.06, 3)).astype(np.float32)
-        self._level = float(generator.uniform(0.45, 1.25))
-        self._shake_px = float(generator.uniform(0.2, 1.6)) * width / 384 if generator.random() < 0.35 else 0.0
-        self._sway = np.zeros(2)
-        self._blur = float(generator.uniform(0.2, 1.0)) * width / 384
-        # Drawing new noise for every frame would take most of the time; a window wanders over one field of it.
-        grain = generator.normal(0, 1, (height + _GRAIN, width + _GRAIN, 1)).astype(np.float32)
-        grain = grain + generator.normal(0, 0.5, (height + _GRAIN, width + _GRAIN, 3)).astype(np.float32)
-        self._grain = np.round(grain * generator.uniform(0.5, 8.0)).astype(np.int16)
-        self._quality = int(generator.integers(25, 96))
-
-    @property
-    def shift_px(self) -> Points:
-        """How far the mast's sway moves the picture now: x, y."""
-        return self._sway.copy()
-
-    def expose(self, picture: FloatImage, generator: np.random.Generator) -> Callable[[FloatImage], ImageArray]:
-        """Move on by one frame, whose light is `picture`; returns what the lens makes of a picture in that moment."""
-        mean = float(picture[::4, ::4].mean()) + 1.0
-        self._target = mean if np.isnan(self._target) else self._target
-        self._exposure += self._lag * ((self._target / mean) ** (3.0 * self._reacts) - self._exposure)
-        self._sway = 0.8 * self._sway + generator.normal(0, 0.6 * self._shake_px, 2)
-        return partial(self._seen, self._cast * np.float32(self._level * self._exposure), self._sway)
-
-    def _seen(self, gain: FloatImage, sway: Points, picture: FloatImage) -> ImageArray:
-        import cv2
-
-        value = cv2.GaussianBlur(np.minimum(picture * gain, 255.0).astype(np.uint8), (0, 0), self._blur)
-        if self._shake_px:
-            turn = np.array([[1.0, 0.0, sway[0]], [0.0, 1.0, sway[1]]])
-            value = cv2.warpAffine(value, turn, value.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-        seen: ImageArray = cv2.LUT(value, self._curve)
-        return seen
-
-    def compressed(self, seen: ImageArray, generator: np.random.Generator) -> ImageArray:
-        """With noise, from a JPEG file of the clip's quality."""
-        import cv2
-
-        row, column = generator.integers(0, _GRAIN, 2)
-        height, width, _ = seen.shape
-        noisy = cv2.add(seen, self._grain[row : row + height, column : column + width], dtype=cv2.CV_8U)
-        _, packed = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
-        image: ImageArray = cv2.imdecode(packed, cv2.IMREAD_COLOR)
-        return image
-
-
 def _ground(generator: np.random.Generator, camera: _Camera, share: float) -> FloatImage:
     """The empty scene: asphalt, verges, markings, stains; float32 RGB [h, w, 3], grey levels in plain light."""
     import cv2
@@ -314,8 +235,8 @@ def _ground(generator: np.random.Generator, camera: _Camera, share: float) -> Fl
     height, width = camera.height, camera.width
     asphalt = generator.uniform(45, 150)
     tint = 1.0 + generator.normal(0, 0.03, 3)
-    texture = _cloud(generator, height, width, 4) * generator.uniform(3, 14)
-    texture += _cloud(generator, height, width, 30) * generator.uniform(1, 8)
+    texture = cloud(generator, height, width, 4) * generator.uniform(3, 14)
+    texture += cloud(generator, height, width, 30) * generator.uniform(1, 8)
     texture += generator.normal(0, generator.uniform(0.5, 6), (height, width)).astype(np.float32)
     ground = ((asphalt + texture)[:, :, None] * tint).astype(np.float32)
     reach = 4.5 / share * 3
@@ -326,16 +247,16 @@ def _ground(generator: np.random.Generator, camera: _Camera, share: float) -> Fl
         turned = _turn(strip * (1, side, 1), generator.uniform(0, 2 * np.pi))
         mask = np.zeros((height, width), np.float32)
         _fill(mask, camera, turned, 1.0)
-        field_ = colour + (_cloud(generator, height, width, 12) * 18)[:, :, None]
+        field_ = colour + (cloud(generator, height, width, 12) * 18)[:, :, None]
         ground = ground * (1 - mask[:, :, None]) + (field_ * mask[:, :, None]).astype(np.float32)
     for _ in range(int(generator.integers(0, 7))):  # markings, kerbs, patches, cracks
-        colour = [(225, 225, 220), (210, 180, 60), (35, 35, 38), (110, 110, 112)][generator.integers(4)]
+        paint = [(225, 225, 220), (210, 180, 60), (35, 35, 38), (110, 110, 112)][generator.integers(4)]
         centre, wide = generator.uniform(-0.8, 0.8, 2) * 4.5 / share, generator.uniform(0.06, 0.35)
         angle, dashed = generator.uniform(0, np.pi), generator.random() < 0.5
-        for start in np.arange(-reach, reach, 4.0) if dashed else (-reach,):
+        for start in np.arange(-reach, reach, 4.0).tolist() if dashed else [-reach]:
             stop = start + (2.0 if dashed else 2 * reach)
             strip = np.array([(start, -wide, 0), (stop, -wide, 0), (stop, wide, 0), (start, wide, 0)]) / (1, 2, 1)
-            _fill(ground, camera, _turn(strip, angle) + (*centre, 0), colour)
+            _fill(ground, camera, _turn(strip, angle) + np.array([*centre, 0]), paint)
     for _ in range(int(generator.integers(0, 40))):  # stains and stones
         at = (int(generator.integers(width)), int(generator.integers(height)))
         level = float(generator.uniform(20, 235))
@@ -388,15 +309,6 @@ def _normal(corners: Points) -> Points:
     normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
     unit: Points = normal / (np.sqrt(normal @ normal) + 1e-9)
     return unit
-
-
-def _cloud(generator: np.random.Generator, height: int, width: int, cells: int) -> FloatImage:
-    """Smooth noise of deviation about 0.5: float32 [h, w]."""
-    import cv2
-
-    coarse = generator.normal(0, 0.6, (cells, max(2, cells * width // height))).astype(np.float32)
-    noise: FloatImage = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return noise
 
 
 def _turn(points: Points, angle: float) -> Points:

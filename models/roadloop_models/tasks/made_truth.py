@@ -42,7 +42,8 @@ def made_truth(frames: Sequence[Sequence[MadeVehicle]], line: Line, width: int, 
     for number, vehicles in enumerate(frames):
         for vehicle in vehicles:
             paths.setdefault(vehicle.number, {})[number] = vehicle
-    certain, doubtful = [], []
+    certain: list[TrueCrossing] = []
+    doubtful: list[TrueCrossing] = []
     for path in paths.values():
         passes = [number for number in path if number - 1 in path and _passes(path, number, placed)]
         for number in passes:

@@ -40,8 +40,8 @@ class Vehicle:
 def draw_vehicle(generator: np.random.Generator) -> Vehicle:
     """A vehicle of seeded kind, size and paint: three quarters of them cars."""
     paint = np.clip(np.array(_PAINTS[generator.integers(len(_PAINTS))], np.float64) + generator.normal(0, 8, 3), 5, 250)
-    glass = np.clip(generator.uniform(15, 70) + generator.uniform(0, 120) * generator.random() ** 2 + np.zeros(3), 0, 230)
-    glass = glass * np.array((0.94, 1.0, 1.04))
+    level = generator.uniform(15, 70) + generator.uniform(0, 120) * generator.random() ** 2
+    glass = min(level, 230.0) * np.array((0.94, 1.0, 1.04))
     kind = generator.random()
     if kind < 0.75:
         return _car(generator, paint, glass)
@@ -52,24 +52,25 @@ def _car(generator: np.random.Generator, paint: Colour, glass: Colour) -> Vehicl
     length, width, height = generator.uniform(3.7, 5.1), generator.uniform(1.65, 1.95), generator.uniform(1.35, 1.75)
     front, back, side = length / 2, -length / 2, width / 2
     waist = height * generator.uniform(0.52, 0.6)
-    faces = _box(front, back, side, 0.22, waist, paint, round_m=generator.uniform(0.15, 0.45))
+    faces = _box(front, back, side, low=0.22, high=waist, paint=paint, round_m=generator.uniform(0.15, 0.45))
     estate = generator.random() < 0.5
     base = (generator.uniform(0.16, 0.26) * length, (-0.46 if estate else generator.uniform(-0.36, -0.3)) * length)
     roof = (base[0] - generator.uniform(0.35, 0.8), base[1] + generator.uniform(0.15, 0.7))
-    faces += _cabin(base, roof, side, waist, height, paint, glass)
+    faces += _cabin(base, roof, side=side, waist=waist, height=height, paint=paint, glass=glass)
     if generator.random() < 0.3:  # a sunroof
         low, high = roof[1] + 0.25 * (roof[0] - roof[1]), roof[1] + 0.85 * (roof[0] - roof[1])
         faces.append(_level(low, high, 0.5 * side, height + 0.01, glass * 0.6))
-    faces += _fittings(generator, front, back, side, waist, base[0])
+    faces += _fittings(generator, front, back, side=side, waist=waist, mirror_x=base[0])
     return Vehicle(length, width, height, tuple(faces))
 
 
 def _van(generator: np.random.Generator, paint: Colour, glass: Colour) -> Vehicle:
     length, width, height = generator.uniform(4.6, 6.2), generator.uniform(1.85, 2.1), generator.uniform(1.9, 2.7)
     front, back, side = length / 2, -length / 2, width / 2
-    faces = _box(front, back, side, 0.25, 1.05, paint, round_m=0.2)
-    faces += _cabin((front - 0.6, back), (front - 1.4, back + 0.1), side, 1.05, height, paint, glass, windows=0.35)
-    faces += _fittings(generator, front, back, side, 1.05, front - 0.9)
+    faces = _box(front, back, side, low=0.25, high=1.05, paint=paint, round_m=0.2)
+    base, roof = (front - 0.6, back), (front - 1.4, back + 0.1)
+    faces += _cabin(base, roof, side=side, waist=1.05, height=height, paint=paint, glass=glass, windows=0.35)
+    faces += _fittings(generator, front, back, side=side, waist=1.05, mirror_x=front - 0.9)
     return Vehicle(length, width, height, tuple(faces))
 
 
@@ -78,7 +79,7 @@ def _truck(generator: np.random.Generator, paint: Colour, glass: Colour) -> Vehi
     length, width, height = generator.uniform(6.0, 12.0), generator.uniform(2.2, 2.55), generator.uniform(2.6, 3.6)
     front, back, side = length / 2, -length / 2, width / 2
     if generator.random() < 0.4:
-        faces = _box(front, back, side, 0.3, height, paint, round_m=0.15)
+        faces = _box(front, back, side, low=0.3, high=height, paint=paint, round_m=0.15)
         for sign in (1, -1):
             band = [(front - 0.3, height * 0.5), (back + 0.4, height * 0.5), (back + 0.4, height * 0.8)]
             band.append((front - 0.3, height * 0.8))
@@ -87,13 +88,13 @@ def _truck(generator: np.random.Generator, paint: Colour, glass: Colour) -> Vehi
     else:
         cab = front - generator.uniform(1.6, 2.2)
         load = np.array(_PAINTS[generator.integers(len(_PAINTS))], np.float64)
-        faces = _box(front, cab, side, 0.4, height * 0.75, paint, round_m=0.1)
+        faces = _box(front, cab, side, low=0.4, high=height * 0.75, paint=paint, round_m=0.1)
         shield = [(front + 0.01, -0.85 * side, height * 0.42), (front + 0.01, 0.85 * side, height * 0.42)]
         shield += [(front + 0.01, 0.85 * side, height * 0.68), (front + 0.01, -0.85 * side, height * 0.68)]
         faces.append(Face(np.array(shield), glass, 0.5))
-        faces += _box(cab - 0.3, back, side, 0.9, height, load, round_m=0.0)
+        faces += _box(cab - 0.3, back, side, low=0.9, high=height, paint=load, round_m=0.0)
         faces.append(_level(back, cab, 0.4 * side, 0.6, _RUBBER))
-    faces += _fittings(generator, front, back, side, 1.0, front - 0.5)
+    faces += _fittings(generator, front, back, side=side, waist=1.0, mirror_x=front - 0.5)
     return Vehicle(length, width, height, tuple(faces))
 
 
@@ -106,7 +107,7 @@ def _outline(front: float, back: float, side: float, round_m: float) -> Points:
 
 
 def _box(
-    front: float, back: float, side: float, low: float, high: float, paint: Colour, round_m: float
+    front: float, back: float, side: float, *, low: float, high: float, paint: Colour, round_m: float
 ) -> list[Face]:
     outline = _outline(front, back, side, round_m)
     faces = []
@@ -120,6 +121,7 @@ def _box(
 def _cabin(
     base: tuple[float, float],
     roof: tuple[float, float],
+    *,
     side: float,
     waist: float,
     height: float,
@@ -137,7 +139,7 @@ def _cabin(
         wall = np.array([(b2, outer, waist), (r2, inner, height), (r1, inner, height), (b1, outer, waist)])
         faces.append(Face(wall * (1.0, sign, 1.0), paint, 0.25))
         middle = wall.mean(axis=0)
-        pane = middle + (wall - middle) * 0.86 + (0.0, 0.01, 0.0)
+        pane = middle + (wall - middle) * 0.86 + np.array((0.0, 0.01, 0.0))
         if windows < 1.0:
             pane[:2, 0] = pane[2:, 0] - windows * (pane[2:, 0] - pane[:2, 0])
         faces.append(Face(pane * (1.0, sign, 1.0), glass, 0.5))
@@ -150,7 +152,7 @@ def _level(low_x: float, high_x: float, side: float, z: float, colour: Colour) -
 
 
 def _fittings(
-    generator: np.random.Generator, front: float, back: float, side: float, waist: float, mirror_x: float
+    generator: np.random.Generator, front: float, back: float, *, side: float, waist: float, mirror_x: float
 ) -> list[Face]:
     """Lights, plates, wheels and mirrors."""
     lit = generator.random() < 0.3
@@ -162,10 +164,11 @@ def _fittings(
             box = [(x, 0.55 * side, 0.6 * waist), (x, 0.9 * side, 0.6 * waist), (x, 0.9 * side, 0.9 * waist)]
             faces.append(Face(np.array([*box, (x, 0.55 * side, 0.9 * waist)]) * (1.0, sign, 1.0), colour, 0.0))
         for x in (front - 0.2 * (front - back), back + 0.2 * (front - back)):
-            tread = np.array([(x - 0.32, side, 0.0), (x + 0.32, side, 0.0), (x + 0.32, side, 0.6), (x - 0.32, side, 0.6)])
-            faces.append(Face((tread + (0.0, 0.01, 0.0)) * (1.0, sign, 1.0), _RUBBER, 0.0))
+            out, high = side + 0.01, 0.6
+            tread = [(x - 0.32, out, 0.0), (x + 0.32, out, 0.0), (x + 0.32, out, high), (x - 0.32, out, high)]
+            faces.append(Face(np.array(tread) * (1.0, sign, 1.0), _RUBBER, 0.0))
         mirror = np.array([(0.0, 0.0, 0.0), (0.0, 0.22, 0.0), (0.2, 0.2, 0.1), (0.2, 0.0, 0.1)])
-        faces.append(Face((mirror + (mirror_x, side, waist)) * (1.0, sign, 1.0), _RUBBER + 20.0, 0.1))
+        faces.append(Face((mirror + np.array((mirror_x, side, waist))) * (1.0, sign, 1.0), _RUBBER + 20.0, 0.1))
     plate = [(0.28, 0.55 * waist), (-0.28, 0.55 * waist), (-0.28, 0.7 * waist), (0.28, 0.7 * waist)]
     faces.append(Face(np.array([(back - 0.02, y, z) for y, z in plate]), np.array((225.0, 222.0, 205.0)), 0.0))
     return faces

@@ -150,4 +150,3 @@ def matched(told: Sequence[Crossing], truth: Sequence[TrueCrossing]) -> list[tup
             used_truth.add(second)
             near.append((told[first], truth[second]))
     return near
-
