@@ -14,6 +14,7 @@ import numpy.typing as npt
 from roadloop_models.bundle.manifest import Preprocess
 from roadloop_models.counting.foreground import ForegroundPair
 from roadloop_models.detect.letterbox import ImageLetterbox
+from roadloop_models.drive_state.window import ObdWindow
 from roadloop_models.errors import BundleError, ModelInputError
 from roadloop_models.localization.trace import SpeedTracePreprocess
 
@@ -119,6 +120,7 @@ PREPROCESSORS: dict[str, Callable[..., Preprocessor]] = {
     ForegroundPair.name: ForegroundPair,
     ImageStandardize.name: ImageStandardize,
     ImageLetterbox.name: ImageLetterbox,
+    ObdWindow.name: ObdWindow,
     SpeedScale.name: SpeedScale,
     SpeedTracePreprocess.name: SpeedTracePreprocess,
 }

@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from roadloop_cloud.training.card import CardFigures, model_card
+from roadloop_cloud.training.drive_state import DriveStateSubject
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
 from roadloop_cloud.training.localization import LocalizationSubject
@@ -35,6 +36,7 @@ GOLDEN_COUNT = 8
 GOLDEN_SEED = 20261123
 WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "weights.npz", "golden.npz", "MODEL_CARD.md", "labels.txt"
 _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
+    "drive-state": DriveStateSubject,
     "localization": LocalizationSubject,
     "traffic-sign": SignSubject,
     "traffic-speed": SpeedSubject,

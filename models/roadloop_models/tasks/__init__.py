@@ -4,6 +4,7 @@ import difflib
 
 from roadloop_models.errors import NotFoundError
 from roadloop_models.tasks.base import Evaluation, Part, Progress, Task, is_better, no_progress
+from roadloop_models.tasks.drive_state import DriveState
 from roadloop_models.tasks.localization import Localization
 from roadloop_models.tasks.object_detection import ObjectDetection
 from roadloop_models.tasks.traffic_sign import TrafficSign
@@ -11,7 +12,8 @@ from roadloop_models.tasks.traffic_speed import TrafficSpeed
 from roadloop_models.tasks.vehicle_count import VehicleCount
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization(), VehicleCount())
+    task.name: task
+    for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization(), VehicleCount(), DriveState())
 }
 
 
