@@ -34,20 +34,29 @@ def run(config_path: Path) -> None:
     run_agent(config_path)
 
 
-@main.command(epilog="Example: roadloop-agent validate --config van-1/vehicle.toml")
+@main.command(epilog="Example: roadloop-agent validate --config van-1/vehicle.toml --log drive.log --log gnss.nmea")
 @CONFIG
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="[FEED=]PATH[#BUS]",
+    help="Run a recorded log through the signals, and show what each slot would get of it.",
+)
 @JSON
 @one_line_errors
-def validate(config_path: Path, as_json: bool) -> None:
+def validate(config_path: Path, logs: tuple[str, ...], as_json: bool) -> None:
     """Check configuration, certificates, sources and bundles; show what each slot would get."""
     import msgspec
 
     from roadloop_agent.app import open_store
+    from roadloop_agent.cli_signals import SIGNALS_HEADER, signal_rows
     from roadloop_agent.config import load_config
+    from roadloop_agent.drive.sources.signals.survey import LogChoice
     from roadloop_agent.validate import validate as check
 
     config = load_config(config_path)
-    reports = check(config, open_store(config))
+    reports = check(config, open_store(config), [LogChoice.parse(log) for log in logs])
     if as_json:
         print_json({"vehicle": config.vehicle_id, "slots": msgspec.to_builtins(reports)})
         return
@@ -68,6 +77,9 @@ def validate(config_path: Path, as_json: bool) -> None:
             for report in reports
         ],
     )
+    if logs:
+        click.echo()
+        print_table(SIGNALS_HEADER, [row for report in reports for row in signal_rows(report)])
 
 
 @main.command(epilog="Example: roadloop-agent infer --bundle models/factory/traffic-sign --input sign.png -o out.jsonl")

@@ -2,14 +2,18 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roadloop_agent.config import Config, SlotTable
 from roadloop_agent.drive.frames import refuse
 from roadloop_agent.drive.pipeline import load_model
 from roadloop_agent.drive.sources import opener
+from roadloop_agent.drive.sources.signals.survey import LogChoice, SignalReport, Survey, check_needs, survey
+from roadloop_agent.onboard import ON_BOARD
 from roadloop_agent.selftest import self_test
+from roadloop_agent.signals_config import SignalsSource
 from roadloop_agent.update.store import RELEASES_NAME, ProvisionedReleases, Store
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, DataError, RetryLaterError
@@ -28,10 +32,15 @@ class SlotReport:
     version: str
     providers: tuple[str, ...]
     golden_worst_ratio: float
+    signals: tuple[SignalReport, ...] = ()
+    """What a log that was given has of the signals that the slot takes."""
 
 
-def validate(config: Config, store: Store) -> list[SlotReport]:
+def validate(config: Config, store: Store, logs: Sequence[LogChoice] = ()) -> list[SlotReport]:
     """Check certificates, sources, signatures and bundles; load every model.
+
+    With `logs` the sources of signals are not opened: the logs are run through them, and every slot must find in them
+    what it needs.
 
     Raises ConfigError, DataError, TrustError, BundleError, GoldenMismatchError or RuntimeMissingError for the first
     thing that is wrong.
@@ -44,9 +53,38 @@ def validate(config: Config, store: Store) -> list[SlotReport]:
     versions = _versions(config, store)
     if not store.is_provisioned():
         verify_provisioned(config.directory / "trust", [ref for ref, _ in versions.values()])
-    for name in {table.source for table in config.profile.slots.values()}:
+    surveys = survey_logs(config, logs) if logs else {}
+    for name in {table.source for table in config.profile.slots.values()} - set(surveys):
         _check_source(config, name)
-    return [_check_slot(name, table, *versions[name]) for name, table in config.profile.slots.items()]
+    reports = [_check_slot(name, table, *versions[name]) for name, table in config.profile.slots.items()]
+    return [replace(report, signals=_signals_of(report, surveys)) for report in reports]
+
+
+def survey_logs(config: Config, logs: Sequence[LogChoice]) -> dict[str, Survey]:
+    """What the logs would give each source of signals, by its name.
+
+    Raises ConfigError where there is no such source, and naming the first signal that a slot needs and no log has.
+    """
+    surveys = {}
+    for name in {table.source for table in config.profile.slots.values()}:
+        source = config.profile.sources[name]
+        if isinstance(source, SignalsSource):
+            surveys[name] = survey(source, config.profile_path.parent, logs, config.wanted_signals(name))
+    if not surveys:
+        raise ConfigError(f"{config.profile_path}: --log is for sources of the kind 'signals'; no slot has one")
+    for slot, table in config.profile.slots.items():
+        if table.source in surveys:
+            check_needs(f"slots.{slot}", ON_BOARD[table.task].needs, surveys[table.source])
+    return surveys
+
+
+def _signals_of(report: SlotReport, surveys: dict[str, Survey]) -> tuple[SignalReport, ...]:
+    found = surveys.get(report.source)
+    if found is None:
+        return ()
+    on_board = ON_BOARD[report.task]
+    paths = (*on_board.needs, *on_board.uses)
+    return tuple(found.signals[path] for path in paths if path in found.signals)
 
 
 def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -> SlotReport:
