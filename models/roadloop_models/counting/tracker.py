@@ -119,8 +119,8 @@ class Tracker:
 def likeness(boxes: FloatArray, others: FloatArray) -> FloatArray:
     """Distance-IoU (Zheng et al., AAAI 2020): overlap - (centre distance / diagonal of both)^2.
 
-
-    [n, 4] and [m, 4] -> [n, m]. 1 for equal boxes, down to -1 for boxes far apart: unlike overlap alone it tells near from far without overlap.
+    float32 [n, 4] and [m, 4] -> [n, m]: 1 for equal boxes, down to -1 for boxes far apart. Unlike overlap alone it
+    tells near from far where nothing overlaps.
     """
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     other_low, other_high = others[None, :, :2], others[None, :, 2:]
