@@ -34,6 +34,8 @@ class CameraSource(
     """What the device is asked for (V4L2 only); without it what it gives of itself."""
     fourcc: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{4}\Z")] | None = None
     """How the device sends its pictures: MJPG, YUYV, …"""
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees clockwise, for a camera that is mounted on its side or upside down."""
     open_timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=120)] = 10.0
     """How long it may take to the first frame."""
     timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=120)] = 5.0
@@ -43,7 +45,10 @@ class CameraSource(
 
 
 class ThermalTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[thermal]`: from which temperatures slots give way. Without the table nothing is read."""
+    """`[thermal]`: from which temperatures slots give way. Without the table nothing is read.
+
+    Slots whose source is paced `as-consumed` are left alone: of such a replay nothing is dropped.
+    """
 
     zones: tuple[str, ...] = ()
     """Types of the zones to look at, as `/sys/class/thermal/thermal_zone*/type` says, `*` allowed; none: all."""

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 
 import numpy as np
+import numpy.typing as npt
 
 from roadloop_agent.drive.sources.camera import Shot
 from roadloop_models.errors import RetryLaterError
@@ -33,6 +34,10 @@ class FakeCamera:
         image = np.zeros((*size, 3), dtype=np.uint8)
         image[:, :, 0] = value
         self._put(Shot(image, t_source_s))
+
+    def give(self, image: npt.NDArray[np.uint8]) -> None:
+        """This picture, BGR."""
+        self._put(Shot(image))
 
     def garble(self) -> None:
         """One read that gives no picture."""

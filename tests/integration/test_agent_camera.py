@@ -84,6 +84,8 @@ def test_a_camera_that_goes_off_is_reported_and_comes_back_while_all_else_drives
     with RtspCamera(camera.port, SECRET):
         van.wait("the camera's slot decides again", lambda: decides(van, "camera"))
         van.wait("the trouble is over", lambda: van.status()["slots"]["camera"]["trouble"] is None)
-    assert van.child("drive") == drive
+        assert van.child("drive") == drive
+        assert van.stop() == 0
+    assert "terminate called" not in van.log() and "Fatal" not in van.log()
     assert SECRET not in van.log() and SECRET not in str(van.status())
     assert "source front: gives frames again" in van.log()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+import numpy as np
 import pytest
 
 from roadloop_agent.drive.capture import Capture, Subscriber
@@ -17,13 +18,14 @@ from tests.fakes.camera import WAIT_S, FakeCamera
 class Rig:
     """A camera, the thread that captures it, and one slot's mailbox."""
 
-    def __init__(self, timeout_s: float = WAIT_S, frozen_s: float | None = None) -> None:
+    def __init__(self, timeout_s: float = WAIT_S, frozen_s: float | None = None, rotate: int = 0) -> None:
         self.hardware = FakeCamera()
         self.camera = Camera(
             self.hardware.device,
             open_timeout_s=timeout_s,
             timeout_s=timeout_s,
             frozen_s=frozen_s,
+            rotate=rotate,
             clock=time.monotonic,
         )
         self.mailbox, self.stop, self.beats = Mailbox(), threading.Event(), 0
@@ -138,7 +140,7 @@ def test_an_hour_that_passes_at_once_is_a_suspend_and_no_missing_frame() -> None
         now_s += 3600.0
         return now_s
 
-    camera = Camera(hardware.device, open_timeout_s=5.0, timeout_s=5.0, frozen_s=None, clock=clock)
+    camera = Camera(hardware.device, open_timeout_s=5.0, timeout_s=5.0, frozen_s=None, rotate=0, clock=clock)
     frames = camera.frames(refuse)
     hardware.show(1)
     assert any(item is not None for item in frames)
@@ -183,6 +185,17 @@ def test_a_camera_may_change_its_size_while_it_runs() -> None:
         assert rig.take().data.shape == (48, 64, 3)
         rig.hardware.show(1, (30, 40))
         assert rig.take().data.shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(("rotate", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_a_camera_may_be_mounted_any_way_up(rotate: int, corner: tuple[int, int]) -> None:
+    with Rig(rotate=rotate) as rig:
+        image = np.zeros((30, 40, 3), dtype=np.uint8)
+        image[0, 0] = 255
+        rig.hardware.give(image)
+        seen = rig.take().data
+        assert seen.shape[:2] == ((30, 40) if rotate % 180 == 0 else (40, 30))
+        assert seen[corner].tolist() == [255, 255, 255] and seen.sum() == 3 * 255
 
 
 def test_a_slow_slot_gets_the_latest_frame_and_the_others_are_counted() -> None:

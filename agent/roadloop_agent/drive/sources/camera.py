@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_agent.drive.frames import Frame, Item, Mailbox, Reported
-from roadloop_agent.drive.sources.images import to_rgb
+from roadloop_agent.drive.sources.images import to_rgb, turned
 from roadloop_models.errors import DataError, FailedError, RetryLaterError, RoadloopError
 from roadloop_models.preprocess import ImageArray
 
 _LOOK_S = 0.1
 _BAD_READS = 5
 """So many reads in a row may give no frame: cameras on USB lose one now and then."""
+_GRACE_S = 0.5
+"""How long a read that is no longer wanted may take to come back; most do with the next frame."""
 _LEFT_BEHIND = 3
 """So many reads that never came back are borne; then the device is not opened again before one of them returns."""
 _PROBE_STEP = 8
@@ -57,12 +59,15 @@ class Camera:
         open_timeout_s: float,
         timeout_s: float,
         frozen_s: float | None,
+        rotate: int,
         clock: Callable[[], float],
     ) -> None:
+        """`rotate`: so many degrees clockwise, a multiple of 90."""
         self._open_device = open_device
         self._open_timeout_s = open_timeout_s
         self._timeout_s = timeout_s
         self._frozen_s = frozen_s
+        self._quarter_turns = rotate // 90
         self._clock = clock
         self._left_behind: list[_Reader] = []
         self._number = 0
@@ -81,6 +86,7 @@ class Camera:
             yield from self._watched(reader)
         finally:
             reader.leave()
+            reader.join(_GRACE_S)
             self._number = reader.number
             self._left_behind.append(reader)
 
@@ -93,7 +99,8 @@ class Camera:
             if frame is not None:
                 waited_s, timeout_s, which = 0.0, self._timeout_s, "new"
                 still.look(frame)
-                yield Item(frame.number, f"#{frame.number}", to_rgb(frame.data), frame.t_source_s, frame.t_mono_s)
+                image = turned(to_rgb(frame.data), self._quarter_turns)
+                yield Item(frame.number, f"#{frame.number}", image, frame.t_source_s, frame.t_mono_s)
                 continue
             # A process that was stopped for an hour has not waited for an hour: the reader was stopped too.
             waited_s += min(self._clock() - looked_s, 2 * _LOOK_S)

@@ -24,6 +24,7 @@ def open_camera(table: CameraSource, clock: Callable[[], float]) -> Camera:
         open_timeout_s=table.open_timeout_s,
         timeout_s=table.timeout_s,
         frozen_s=table.frozen_s,
+        rotate=table.rotate,
         clock=clock,
     )
 

@@ -172,5 +172,14 @@ def to_rgb(image: npt.NDArray[np.uint8]) -> ImageArray:
     return converted
 
 
+def turned(image: ImageArray, quarter_turns: int) -> ImageArray:
+    """The image turned clockwise."""
+    if quarter_turns == 0:
+        return image
+    turn = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarter_turns - 1]
+    rotated: ImageArray = cv2.rotate(image, turn)
+    return rotated
+
+
 def _cuts(offset: npt.NDArray[np.int64], size_bytes: int) -> bool:
     return bool(offset[0] == 0 and offset[-1] == size_bytes and (np.diff(offset) > 0).all())
