@@ -29,8 +29,8 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Detections], 
     hits = np.cumsum(np.array(right, dtype=np.float64)[order])
     precision = hits / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    gained = np.diff(hits, prepend=0.0) / objects
-    return float((gained * best_from_here).sum())
+    gained = np.diff(hits, prepend=0.0)
+    return float((gained * best_from_here).sum()) / objects
 
 
 def matches(found: Detections, truth: Detections, min_iou: float) -> npt.NDArray[np.bool_]:
