@@ -4,6 +4,7 @@ The code that drives is called with a real link process at the other end of its 
 """
 
 import contextlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -16,17 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from roadloop_agent.drive.handlers.object_detection import counted_classes, detect, detection_row
 from roadloop_agent.drive.handlers.sign import classify, sign_row
 from roadloop_agent.drive.handlers.speed import forecast, speed_row
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
+from roadloop_agent.infer.images import open_images
 from roadloop_agent.ipc import Hello, Pipe
 from roadloop_agent.socketpair import make_socketpair
+from roadloop_cloud.importing.make import import_model
+from roadloop_cloud.importing.request import ImportRequest
 from roadloop_models.bundle import Bundle
-from roadloop_models.contract.streams import SIGN_DECISION, SPEED_DECISION
+from roadloop_models.contract.streams import DETECTION, SIGN_DECISION, SPEED_DECISION
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.runners import FloatArray
-from tests.bench.figures import Figure, Result, paired_medians_us
+from tests.bench.figures import Figure, Result, Skipped, paired_medians_us
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.repository import Repository, utc_now
@@ -50,6 +55,11 @@ def figures(data: Path | None) -> list[Result]:
         added_us, bare_us = _added(SPEED, "onnx-int8", _forecast, outbox)
         results.append(_figure("latency_bare_lstm_us", bare_us, "us"))
         results.append(_figure("latency_added_lstm_us", added_us, "us", bar=25.0))
+        if data is None:
+            return [*results, Skipped("latency_ratio_detector", "ROADLOOP_DATA names no data")]
+        agent_us, bare_us = _detector(data, outbox)
+        results.append(_figure("latency_bare_detector_us", bare_us, "us"))
+        results.append(_figure("latency_ratio_detector", agent_us / bare_us, "", bar=1.05))
     return results
 
 
@@ -64,13 +74,13 @@ def linked_outbox() -> Iterator[Outbox]:
         near, far = make_socketpair()
         child = [sys.executable, "-m", "roadloop_agent.app"]
         subprocess.run([*child, "provision", "--config", str(van.config)], check=True)
-        with broker, SmallCloud(broker, repository) as cloud, (van.directory / "link.log").open("wb") as log:
+        with broker, SmallCloud(broker, repository) as cloud, (van.directory / "agent.log").open("wb") as log:
             command = [*child, "link", "--config", str(van.config), "--pipe", str(far.fileno())]
             link = subprocess.Popen(command, pass_fds=(far.fileno(),), stderr=log)
             outbox = Outbox(Pipe(near), 1, time.monotonic)
             outbox.send(Hello(boot=1, slots={}))
             try:
-                cloud.wait("link reports", lambda: VAN in cloud.reported, 60)
+                van.wait("link reports", lambda: VAN in cloud.reported)
                 yield outbox
             finally:
                 link.terminate()
@@ -80,19 +90,66 @@ def linked_outbox() -> Iterator[Outbox]:
 
 
 def _added(task: str, key: str, handle: Handle, outbox: Outbox) -> tuple[float, float]:
-    """(microseconds that the agent adds, those of the bare runtime): medians of calls that take turns."""
+    """(microseconds that the agent adds, those of the bare runtime)."""
     model = load_model(packaged_bundles()[task], key)
     random = np.random.default_rng(1)
     inputs = tuple(random.random(tensor.shape, dtype=np.float32) for tensor in model.variant.inputs)
+    with contextlib.closing(model):
+        agent_us, bare_us = _paired(model, inputs, handle, outbox, CALLS)
+    return agent_us - bare_us, bare_us
+
+
+def _detector(data: Path, outbox: Outbox) -> tuple[float, float]:
+    """(microseconds with the agent, bare) of a third party's detector on a frame of a dash camera with cars in it."""
+    image = next(itertools.islice(open_images(data / "video" / "solidWhiteRight.mp4"), 100, None)).data
+
+    def handle(model: Model, inputs: tuple[FloatArray, ...], outbox: Outbox) -> None:
+        found = detect(model, inputs, *image.shape[:2])
+        row = detection_row(
+            found.scores.tolist(),
+            found.classes.tolist(),
+            counted,
+            item=1,
+            latency_us=1.0,
+            release=1,
+            captured=False,
+            dropped=0,
+        )
+        outbox.sample(DETECTION, 1, row)
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(imported_detector(data, Path(folder)).directory, "onnx-fp32")
+        counted = counted_classes(model, ("car", "truck"))
+        with contextlib.closing(model):
+            return _paired(model, model.preprocess(image), handle, outbox, CALLS // 10)
+
+
+def imported_detector(data: Path, folder: Path) -> Bundle:
+    """FastestDet as `roadloop models import` makes a bundle of it, below `folder`."""
+    request = ImportRequest(
+        path=data / "models" / "FastestDet.onnx",
+        runtime="onnx",
+        task="object-detection",
+        version="bench",
+        labels=data / "models" / "coco.names",
+    )
+    import_model(request, folder / "detector", lambda _: None)
+    return Bundle.open(folder / "detector")
+
+
+def _paired(
+    model: Model, inputs: tuple[FloatArray, ...], handle: Handle, outbox: Outbox, calls: int
+) -> tuple[float, float]:
+    """(microseconds with the agent, bare): medians of calls that take turns."""
     bare = bare_runtime(model, inputs)
     stop = threading.Event()
     flushing = threading.Thread(target=_flush, args=(outbox, stop))  # as drive's main thread does
     flushing.start()
-    with contextlib.closing(model):
-        agent_us, bare_us = paired_medians_us(lambda: handle(model, inputs, outbox), bare, CALLS, 1)
-    stop.set()
-    flushing.join()
-    return agent_us - bare_us, bare_us
+    try:
+        return paired_medians_us(lambda: handle(model, inputs, outbox), bare, calls, 1)
+    finally:
+        stop.set()
+        flushing.join()
 
 
 def _flush(outbox: Outbox, stop: threading.Event) -> None:

@@ -40,11 +40,12 @@ Key = tuple[int, str]
 
 @dataclass
 class Ledger:
-    """One vehicle's numbers: how often each was delivered, which were declared lost and why, and the rows."""
+    """One vehicle's numbers: how often each was delivered, which were lost and why, and the rows with their times."""
 
     delivered: dict[Key, dict[int, int]] = field(default_factory=dict)
     lost: dict[Key, dict[int, str]] = field(default_factory=dict)
     rows: dict[Key, dict[int, list[float]]] = field(default_factory=dict)
+    t_ms: dict[Key, dict[int, int]] = field(default_factory=dict)
     blobs: dict[str, dict[int, bytes]] = field(default_factory=dict)
     items: dict[str, Any] = field(default_factory=dict)
 
@@ -184,9 +185,11 @@ class SmallCloud:
             key = (batch.boot, address.parts["stream"])
             columns = decode_columns(batch.columns)
             assert len(columns.t_ms) == batch.last_seq - batch.first_seq + 1
-            for seq, row in zip(range(batch.first_seq, batch.last_seq + 1), columns.values.tolist(), strict=True):
+            numbers = range(batch.first_seq, batch.last_seq + 1)
+            for seq, t_ms, row in zip(numbers, columns.t_ms.tolist(), columns.values.tolist(), strict=True):
                 self._count(ledger, key, seq)
                 ledger.rows.setdefault(key, {})[seq] = row
+                ledger.t_ms.setdefault(key, {})[seq] = t_ms
         elif address.channel is channels.BLOB:
             block = decode(channels.BLOB, payload, BlobBlock)
             self._count(ledger, (block.boot, "blob"), block.seq)
