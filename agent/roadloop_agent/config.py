@@ -12,7 +12,7 @@ import msgspec
 
 from roadloop_agent.hardware_config import CameraSource, ThermalTable, check_camera, check_thermal
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
-from roadloop_agent.signals_config import MadeDriveSource, MappedFeed, SignalsSource, check_signals
+from roadloop_agent.signals_config import MadeDriveSource, SignalsSource, check_signals, may_give
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
@@ -339,10 +339,10 @@ def selected(select: str | None) -> tuple[int, int]:
 
 
 def _check_needs(where: str, source: SourceTable, slot: SlotTable) -> None:
-    if not isinstance(source, SignalsSource) or not all(isinstance(feed, MappedFeed) for feed in source.feeds):
+    if not isinstance(source, SignalsSource):
         return
     for needed in ON_BOARD[slot.task].needs:
-        if needed not in source.signals:
+        if not may_give(source, needed):
             raise ConfigError(f"{where}.signals: {slot.task} needs {needed}: say where it comes from")
 
 

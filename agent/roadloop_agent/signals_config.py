@@ -100,6 +100,7 @@ class NmeaFeed(_Feed, frozen=True, kw_only=True, tag="nmea"):
     silent_s: Seconds = 5.0
 
 
+_OF_GNSS = "Vehicle.CurrentLocation."
 LiveFeedTable = CanFeed | NmeaFeed
 RecordedFeed = CanLogFeed | CsvFeed | NpzTableFeed | LayoutFeed | NmeaLogFeed
 FeedTable = CanFeed | CanLogFeed | CsvFeed | NpzTableFeed | LayoutFeed | NmeaLogFeed | NmeaFeed
@@ -181,6 +182,15 @@ def check_signals(where: str, source: SignalsSource) -> None:
         _check_signal(f"{where}.signals.'{path}'", path, signal, source.feeds)
     if not source.signals and all(isinstance(feed, MappedFeed) for feed in source.feeds):
         raise ConfigError(f"{where}.signals: say which of the feed's signals is which VSS path")
+
+
+def may_give(source: SignalsSource, path: str) -> bool:
+    """Whether a source may have a signal: what a file of a known layout has is not known before it is read."""
+    return (
+        path in source.signals
+        or any(isinstance(feed, LayoutFeed) for feed in source.feeds)
+        or (path.startswith(_OF_GNSS) and any(isinstance(feed, NmeaFeed | NmeaLogFeed) for feed in source.feeds))
+    )
 
 
 def feed_of(where: str, signal: SignalTable, feeds: Sequence[FeedTable]) -> int | None:
