@@ -310,6 +310,8 @@ def load_profile(path: Path) -> ProfileFile:
     profile = read_settings(path, ProfileFile)
     if not profile.slots:
         raise ConfigError(f"{path}: slots: at least one is needed")
+    for name, source in profile.sources.items():
+        _check_source(f"{path}: sources.{name}", source)
     for name, slot in profile.slots.items():
         where = f"{path}: slots.{name}"
         if slot.task not in ON_BOARD:
@@ -325,8 +327,6 @@ def load_profile(path: Path) -> ProfileFile:
         _check_needs(f"{path}: sources.{slot.source}", profile.sources[slot.source], slot)
     if profile.thermal is not None:
         check_thermal(f"{path}: thermal", profile.thermal)
-    for name, source in profile.sources.items():
-        _check_source(f"{path}: sources.{name}", source)
     return profile
 
 
