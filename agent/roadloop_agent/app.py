@@ -222,10 +222,13 @@ def _encode_image(image: "ImageArray") -> bytes:
 def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     """The link process, until SIGTERM: what drive still sends is written down first."""
     from roadloop_agent.link.batcher import Batcher
+    from roadloop_agent.link.budget import Traffic
     from roadloop_agent.link.cache import Cache
     from roadloop_agent.link.intake import PipeReader
+    from roadloop_agent.link.metering import Metering
     from roadloop_agent.link.mqtt import Endpoint, MqttLink, tls_context
     from roadloop_agent.link.process import Link, Mailroom
+    from roadloop_agent.link.routes import classifier, read_routes
     from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
     from roadloop_agent.link.spool import Spool
     from roadloop_agent.link.value import Appraiser
@@ -243,12 +246,15 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     cache = Cache(config.cache_path)
     appraiser = Appraiser(cache.sketches(), config.network.highlight_share)
     updates = build_updates(config, mailroom, clock)
+    network = config.network
+    traffic = Traffic({"metered": network.on_metered, "unmetered": network.on_unmetered}, spool.kept())
     session = Session(
         config.vehicle_id,
         secrets.token_hex(8),
-        spool,
-        random.SystemRandom().random,
-        SessionLimits(reconnect_min_s=broker.reconnect_min_s, reconnect_max_s=broker.reconnect_max_s),
+        backlog=spool,
+        random=random.SystemRandom().random,
+        traffic=traffic,
+        limits=SessionLimits(reconnect_min_s=broker.reconnect_min_s, reconnect_max_s=broker.reconnect_max_s),
     )
     transport = MqttLink(
         Endpoint(broker.host, broker.port, config.vehicle_id, broker.keepalive_s),
@@ -266,6 +272,13 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         updates=updates,
         mailroom=mailroom,
         status=cache,
+        metering=Metering(
+            traffic,
+            classifier(network.metered, network.default_class, read_routes),
+            keep=lambda facts: spool.keep(facts, clock()),
+            mono=partial(time.clock_gettime, time.CLOCK_BOOTTIME),
+            wall=time.time,
+        ),
         clock=clock,
         beat=partial(heartbeat.beat, "owner"),
         tidy=Tidy(hand_back, clock),

@@ -213,8 +213,14 @@ def status(config_path: Path, as_json: bool) -> None:
     online = "connected" if connection["connected"] else f"not connected: {connection['last_error'] or 'not yet'}"
     click.echo(f"broker: {online}; {connection['in_flight']} batches in flight")
     click.echo(
-        f"spool: {spool['used_bytes'] / 1e6:.1f} MB, {spool['pending_samples']} samples to send, "
-        f"{spool['lost_samples']} declared lost and not yet accepted"
+        f"spool: {spool['disk_bytes'] / 1e6:.1f} MB on disk (at most {spool['max_bytes'] / 1e6:.1f}), "
+        f"{spool['pending_samples']} samples to send, {spool['lost_samples']} declared lost and not yet accepted"
+    )
+    network = state["network"]
+    limit = f"of {network['bytes_per_day'] / 1e6:g} MB" if network["bytes_per_day"] else "(no limit)"
+    click.echo(
+        f"network: {network['link_class']} ({network['interface'] or 'interface unknown'}), sends {network['sends']}, "
+        f"{network['spent_bytes'] / 1e6:.1f} MB {limit} today"
     )
     temperatures = {(health["temperature_c"], health["band"]) for health in state["health"].values()}
     for temperature_c, band in temperatures:

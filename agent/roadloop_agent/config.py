@@ -14,7 +14,7 @@ from roadloop_agent.hardware_config import CameraSource, ThermalTable, check_cam
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
 from roadloop_agent.signals_config import MadeDriveSource, SignalsSource, check_signals, may_give
 from roadloop_models.bundle.manifest import Name, Precision, Runtime
-from roadloop_models.contract.channels import check_vehicle_id
+from roadloop_models.contract.channels import MAX_MESSAGE_BYTES, check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
 from roadloop_models.settings import nearest, read_settings
 
@@ -22,6 +22,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
 Row = Annotated[int, msgspec.Meta(ge=0)]
 Select = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,5}/[1-9][0-9]{0,4}\Z")]
+_LEAST_BYTES_PER_DAY = 2 * MAX_MESSAGE_BYTES
+"""A day must have room for any one message."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,8 +63,8 @@ class LinkLimits(_Table, frozen=True, kw_only=True):
     """`[network.on_unmetered]`: what goes over a link of that class."""
 
     bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """MQTT packets in both directions, TLS not counted; 0: no limit. Batches and captured items stop at it; what is
-    needed to run a fleet (status, reports, losses, updates) does not, and counts."""
+    """MQTT packets in both directions, TLS not counted; 0: no limit, else at least 262144 (two large messages).
+    Batches and captured items stop at it; what runs a fleet (status, reports, losses, updates) goes on, and counts."""
     sends: Literal["all", "highlights"] = "all"
     """`highlights`: summaries, and of each stream the batches and captured items of greatest value."""
 
@@ -291,6 +293,9 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: vehicle.id: {error}") from error
     if vehicle.broker.reconnect_min_s > vehicle.broker.reconnect_max_s:
         raise ConfigError(f"{path}: broker.reconnect_min_s is above broker.reconnect_max_s")
+    for name, limits in (("on_metered", vehicle.network.on_metered), ("on_unmetered", vehicle.network.on_unmetered)):
+        if 0 < limits.bytes_per_day < _LEAST_BYTES_PER_DAY:
+            raise ConfigError(f"{path}: network.{name}.bytes_per_day: 0 (no limit), or at least {_LEAST_BYTES_PER_DAY}")
     profile_path = path.parent / vehicle.vehicle.profile
     return Config(
         path=path,

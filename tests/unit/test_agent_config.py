@@ -16,6 +16,7 @@ def test_a_good_configuration_has_its_defaults_and_absolute_paths() -> None:
     assert (config.vehicle_id, config.broker.host, config.broker.keepalive_s) == ("van-1", "127.0.0.1", 30)
     assert config.spool.max_bytes == 256 * 1024 * 1024
     assert config.telemetry.batch_samples == 100
+    assert (config.network.on_metered.sends, config.network.on_unmetered.sends) == ("highlights", "all")
     assert config.state_dir == VECTORS / "state"
     assert config.identity_path(config.broker.key) == VECTORS / "identity" / "vehicle.key"
     slot = config.profile.slots["sign"]
@@ -32,6 +33,8 @@ def test_a_good_configuration_has_its_defaults_and_absolute_paths() -> None:
         ("vehicle-port-out-of-range", r"65535.*broker\.port"),
         ("vehicle-back-off-upside-down", r"broker\.reconnect_min_s is above broker\.reconnect_max_s"),
         ("vehicle-spool-too-small", r"1048576.*spool\.max_bytes"),
+        ("vehicle-day-too-small", r"network\.on_metered\.bytes_per_day: 0 \(no limit\), or at least 262144"),
+        ("vehicle-network-unknown-key", r"network\.on_metered\.bytes_a_day: unknown key; did you mean 'bytes_per_day'"),
         ("vehicle-profile-missing", r"nowhere\.toml: No such file"),
         ("vehicle-truncated", r"not TOML"),
         ("vehicle-there-is-none", r"No such file"),

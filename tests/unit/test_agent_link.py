@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from roadloop_agent.config import NetworkTable
 from roadloop_agent.ipc import (
     Attach,
     Captured,
@@ -26,7 +27,9 @@ from roadloop_agent.ipc import (
 )
 from roadloop_agent.link import intake as intake_module
 from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch
+from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.intake import PipeReader
+from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link, Mailroom
 from roadloop_agent.link.session import Publish, Session
@@ -269,16 +272,24 @@ class World:
         self.mailroom = Mailroom(self.link_end)
         self.spool = Spool(directory / "spool.sqlite", 1 << 20, 60.0, 0.0)
         self.transport, self.updates, self.status = FakeTransport(self.mailroom.post), FakeUpdates(), FakeStatus()
+        traffic = Traffic({"metered": NetworkTable().on_metered, "unmetered": NetworkTable().on_unmetered}, {})
         self.link = Link(
             vehicle=VAN,
             hardware="test",
             desired_version=3,
-            session=Session(VAN, "s1", self.spool, lambda: 0.5),
+            session=Session(VAN, "s1", backlog=self.spool, random=lambda: 0.5, traffic=traffic),
             transport=self.transport,
             ledger=self.spool,
             updates=self.updates,
             mailroom=self.mailroom,
             status=self.status,
+            metering=Metering(
+                traffic,
+                lambda _: ("unmetered", "eth0"),
+                lambda facts: self.spool.keep(facts, 0.0),
+                time.monotonic,
+                time.time,
+            ),
             clock=time.monotonic,
             beat=lambda: None,
             tidy=Tidy(lambda: None, time.monotonic),
@@ -390,6 +401,7 @@ def test_a_stop_says_goodbye(tmp_path: Path) -> None:
 
 def test_a_stop_hands_over_what_is_left_and_waits_for_no_more_than_it_may(tmp_path: Path) -> None:
     world = World(tmp_path)
+    world.link.dispatch(Hello(boot=1, slots={}))
     world.run("it is connected", lambda: bool(world.sent(channels.STATUS)))
     world.spool.append(deque([SealedBatch(1, "health", 1, 5, b"columns")]), 0.0)
     world.link.drain(0.05)

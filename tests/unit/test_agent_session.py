@@ -2,12 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.session import Action, Connect, Disconnect, Publish, Session, SessionLimits
 from roadloop_agent.link.spool import Held
 from roadloop_models.contract import channels
@@ -24,7 +26,20 @@ from roadloop_models.contract.messages import (
 )
 
 VEHICLE = "van-1"
-LIMITS = SessionLimits(window=8, resend_s=20.0)
+LIMITS = SessionLimits(window=8, resend_s=20.0, hold_s=0.0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `[network]` says of a class of links."""
+
+    bytes_per_day: int = 0
+    sends: Literal["all", "highlights"] = "all"
+
+
+def free() -> Traffic:
+    """A link that carries everything."""
+    return Traffic({"metered": Limits(sends="highlights"), "unmetered": Limits()}, {})
 
 
 @dataclass
@@ -34,10 +49,13 @@ class FakeBacklog:
     rows: dict[int, Held] = field(default_factory=dict)
     ranges: list[LostRange] = field(default_factory=list)
     committed: set[int] = field(default_factory=set)
+    highlights: set[int] = field(default_factory=set)
 
-    def fill(self, count: int) -> None:
+    def fill(self, count: int, highlight: bool = False) -> None:
         for _ in range(count):
             key = len(self.rows) + 1
+            if highlight:
+                self.highlights.add(key)
             self.rows[key] = Held(key, 1, "health", key, key, None, None, f"batch {key}".encode())
 
     def commit(self, session: Session, payloads: set[bytes]) -> None:
@@ -46,16 +64,29 @@ class FakeBacklog:
         self.committed |= rows
         session.committed(rows, False)
 
-    def pending(self, limit: int, skip: Collection[int] = ()) -> list[Held]:
-        skip = {*skip, *self.committed}
-        return [row for key, row in sorted(self.rows.items()) if key not in skip][:limit]
+    def pending(self, limit: int, skip: Collection[int] = (), highlights_only: bool = False) -> list[Held]:
+        skip = {*skip, *self.committed, *(self.rows.keys() - self.highlights if highlights_only else ())}
+        keys = sorted(self.rows.keys() - skip, key=lambda key: (key not in self.highlights, key))
+        return [self.rows[key] for key in keys][:limit]
 
     def lost(self, limit: int = 256) -> list[LostRange]:
         return self.ranges[:limit]
 
 
-def make(backlog: FakeBacklog | None = None, random: float = 1.0, limits: SessionLimits = LIMITS) -> Session:
-    return Session(VEHICLE, "s1", backlog or FakeBacklog(), lambda: random, limits)
+def make(
+    backlog: FakeBacklog | None = None,
+    random: float = 1.0,
+    limits: SessionLimits = LIMITS,
+    traffic: Traffic | None = None,
+) -> Session:
+    return Session(
+        VEHICLE,
+        "s1",
+        backlog=backlog or FakeBacklog(),
+        random=lambda: random,
+        traffic=traffic or free(),
+        limits=limits,
+    )
 
 
 def connect(session: Session, now_s: float = 0.0, receive_maximum: int = 100, session_present: bool = True) -> None:
@@ -268,6 +299,66 @@ def test_reports_that_follow_each_other_quickly_become_one() -> None:
     assert session.poll(1.0) == []
 
 
+def test_telemetry_waits_for_drives_first_word_and_not_for_ever() -> None:
+    backlog = FakeBacklog()
+    backlog.fill(1)
+    session = make(backlog, limits=SessionLimits(hold_s=10.0))
+    connect(session)
+    assert channel_names(session.poll(0.0)) == ["status"]
+    session.set_boot(4, "0.1.0", "x86-64")
+    assert channel_names(session.poll(1.0)) == ["status", "telemetry"]
+    session = make(backlog, limits=SessionLimits(hold_s=10.0))
+    connect(session)
+    assert batches(session.poll(9.9)) == [] and len(batches(session.poll(10.1))) == 1
+
+
+def test_a_metered_link_sends_highlights_and_the_rest_waits_for_another() -> None:
+    backlog, traffic = FakeBacklog(), free()
+    backlog.fill(3)
+    backlog.fill(2, highlight=True)
+    backlog.ranges = [LostRange(boot=1, stream="health", first_seq=1, last_seq=2, reason="spool-full:low-value")]
+    session = make(backlog, traffic=traffic)
+    traffic.use("metered", "wwan0")
+    connect(session)
+    actions = session.poll(0.0)
+    assert batches(actions) == [b"batch 4", b"batch 5"] and "lost" in channel_names(actions)
+    for token in tokens(actions):
+        session.acked(token, 0.0)
+    actions = session.poll(40.0)
+    assert channel_names(actions) == ["telemetry", "telemetry"]  # again, but not what is lost
+    for token in tokens(actions):
+        session.acked(token, 40.0)
+    assert "lost" in channel_names(session.poll(1900.0))
+    backlog.commit(session, {b"batch 4", b"batch 5"})
+    session.disconnected("in reach of a garage", 1901.0)
+    traffic.use("unmetered", "wlan0")
+    connect(session, 1910.0)
+    assert batches(session.poll(1910.0)) == [b"batch 1", b"batch 2", b"batch 3"]
+
+
+def test_telemetry_stops_at_the_bytes_of_a_day_and_goes_on_the_next() -> None:
+    backlog = FakeBacklog()
+    backlog.fill(200)
+    traffic = Traffic({"metered": Limits(), "unmetered": Limits(bytes_per_day=5000)}, {})
+    session = make(backlog, traffic=traffic)
+    traffic.tick(0.0, 1e9)
+    connect(session)
+    sent, now_s = 0, 0.0
+    for _ in range(400):
+        now_s += 1.0
+        actions = session.poll(now_s)
+        sent += len(batches(actions))
+        for token in tokens(actions):
+            session.acked(token, now_s)
+        backlog.commit(session, set(batches(actions)))
+    assert 0 < sent < 200 and traffic.view().spent_bytes <= 5000
+    assert not traffic.has_room(100)
+    session.command(Command(id="c1", kind="ping"), now_s)
+    assert channel_names(session.poll(now_s)) == ["reply"]  # what runs a fleet goes on
+    traffic.tick(86_400.0, 1e9 + 86_400.0)
+    assert batches(session.poll(now_s + 1.0)) != []
+
+
 def test_lost_ranges_are_repeated_until_they_are_covered() -> None:
     backlog = FakeBacklog()
     session = make(backlog)
@@ -311,8 +402,8 @@ def test_a_command_is_done_once_and_answered() -> None:
 )
 def test_every_batch_arrives_in_the_end(steps: list[str], data: st.DataObject) -> None:
     """A network that breaks as it likes: once it holds, all is delivered, within the window at any time."""
-    backlog = FakeBacklog()
-    session = make(backlog)
+    backlog, traffic = FakeBacklog(), free()
+    session = make(backlog, traffic=traffic)
     delivered: set[bytes] = set()
     unacked: list[int] = []
     now_s, up = 0.0, False
@@ -333,19 +424,21 @@ def test_every_batch_arrives_in_the_end(steps: list[str], data: st.DataObject) -
         if step == "poll":
             poll()
         elif step == "fill":
-            backlog.fill(2)
+            backlog.fill(2, highlight=data.draw(st.booleans()))
         elif step == "ack" and unacked and up:
             session.acked(unacked.pop(0), now_s)
         elif step == "commit":
             backlog.commit(session, delivered)
         elif step in ("connect", "forget") and not up:
             poll()
+            traffic.use("metered" if data.draw(st.booleans()) else "unmetered", None)
             session.connected(20, step == "connect", now_s)
             up, unacked = True, []
         elif step == "break" and up:
             session.disconnected("break", now_s)
             up = False
         assert session.view().in_flight <= LIMITS.window
+    traffic.use("unmetered", None)
     for _ in range(200):
         now_s += 31.0
         if not up:

@@ -36,6 +36,8 @@ class Connected:
 
     receive_maximum: int
     session_present: bool
+    address: str = ""
+    """Of the broker, numeric; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ class MqttLink:
         for topic, qos in self._filters:
             client.subscribe(topic, options=SubscribeOptions(qos=qos))
         receive_maximum = getattr(properties, "ReceiveMaximum", DEFAULT_RECEIVE_MAXIMUM)
-        self._emit(client, Connected(min(receive_maximum, MAX_IN_FLIGHT), bool(flags.session_present)))
+        connected = Connected(min(receive_maximum, MAX_IN_FLIGHT), bool(flags.session_present), _peer(client))
+        self._emit(client, connected)
 
     def _on_disconnect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._end(client, f"connection lost: {reason}")
@@ -228,6 +231,14 @@ class MqttLink:
             self._lock.notify_all()
         if token is not None:
             self._post(Acked(token))
+
+
+def _peer(client: paho.Client) -> str:
+    """The broker's address."""
+    connection = client.socket()
+    with contextlib.suppress(OSError):
+        return str(connection.getpeername()[0]) if isinstance(connection, socket.socket) else ""
+    return ""
 
 
 def _cut(client: paho.Client) -> None:

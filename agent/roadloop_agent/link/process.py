@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, encode_ipc
+from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
 from roadloop_agent.link.spool import CursorEffect, SpoolStats
@@ -172,6 +173,7 @@ class Link:
         updates: Updates,
         mailroom: Mailroom,
         status: StatusStore,
+        metering: Metering,
         clock: Callable[[], float],
         beat: Callable[[], None],
         tidy: Tidy,
@@ -184,6 +186,7 @@ class Link:
         self._updates = updates
         self._mailroom = mailroom
         self._status = status
+        self._metering = metering
         self._clock = clock
         self._beat = beat
         self._tidy = tidy
@@ -224,9 +227,11 @@ class Link:
     def drain(self, timeout_s: float) -> None:
         """Send what is left while there is a connection; what the cloud has not committed by then stays on disk."""
         until_s = self._clock() + timeout_s
-        while self._session.view().connected and self._ledger.stats().pending_batches and self._clock() < until_s:
+        while self._session.view().connected and self._clock() < until_s:
             self._mailroom.heard()
             self._act()
+            if not self._session.view().in_flight:
+                return
             self._wait()
 
     def close(self) -> None:
@@ -234,13 +239,17 @@ class Link:
         for action in self._session.farewell():
             if isinstance(action, Publish):
                 self._transport.publish(action)
+        self._metering.settle(ended=True)
         self._transport.close(_CLOSE_TIMEOUT_S)
         self._session.disconnected("the agent has stopped", self._clock())
         self._show_status(force=True)
 
     def _act(self) -> None:
         now_s = self._clock()
-        for action in self._session.poll(now_s):
+        self._metering.tick()
+        actions = self._session.poll(now_s)
+        self._metering.settle()
+        for action in actions:
             if isinstance(action, Publish):
                 self._transport.publish(action)
             elif isinstance(action, Connect):
@@ -285,6 +294,7 @@ class Link:
             self._session.acked(event.token, now_s)
         elif isinstance(event, Connected):
             _LOG.info("connected")
+            self._metering.connected(event.address)
             self._session.connected(event.receive_maximum, event.session_present, now_s)
             self._report(now_s)
         elif isinstance(event, Disconnected):
@@ -305,6 +315,7 @@ class Link:
 
     def _receive(self, event: Received, now_s: float) -> None:
         """One message of the cloud. What is malformed is noted and changes nothing."""
+        self._session.received(event.topic, event.payload)
         try:
             address = parse_topic(event.topic)
             if address.channel is channels.CURSOR:
@@ -375,6 +386,7 @@ class Link:
             "connection": msgspec.to_builtins(self._session.view()),
             "message_error": self._error,
             "spool": msgspec.to_builtins(self._stats),
+            "network": msgspec.to_builtins(self._metering.view()),
             "slots": msgspec.to_builtins(self._reported_slots()),
             "health": {name: _shown(health) for name, health in dict(self._health).items()},
         }

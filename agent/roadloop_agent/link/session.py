@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
+from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.spool import Held
 from roadloop_models.contract import channels
 from roadloop_models.contract.channels import Channel
@@ -38,8 +39,8 @@ _RESERVED = 4
 class Backlog(Protocol):
     """The part of the spool that a session reads."""
 
-    def pending(self, limit: int, skip: Collection[int] = ()) -> list[Held]:
-        """The oldest rows that are not committed, without those in `skip`."""
+    def pending(self, limit: int, skip: Collection[int] = (), highlights_only: bool = False) -> list[Held]:
+        """Rows that are not committed, without those in `skip`: highlights first, otherwise the oldest first."""
 
     def lost(self, limit: int = 256) -> list[LostRange]:
         """Ranges declared lost that the cursor does not cover yet."""
@@ -60,6 +61,10 @@ class SessionLimits:
     puback_timeout_s: float = 45.0
     report_min_s: float = 0.25
     """Reports that follow each other faster become one."""
+    hold_s: float = 10.0
+    """How long telemetry waits for drive's first word: while drive loads its models, a backlog leaves it in peace."""
+    frugal_resend_s: float = 1800.0
+    """On a link that sends highlights only, how soon lost ranges are said again at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,22 @@ class Session:
         self,
         vehicle: str,
         session_id: str,
+        *,
         backlog: Backlog,
         random: Callable[[], float],
+        traffic: Traffic,
         limits: SessionLimits = SessionLimits(),
     ) -> None:
-        """`random` gives numbers in [0, 1): the jitter that keeps a fleet from coming back at one instant."""
+        """`random` gives numbers in [0, 1): the jitter that keeps a fleet from coming back at one instant.
+
+        `traffic` says what the present link may carry, and hears of every message.
+        """
         self._vehicle = vehicle
         self._backlog = backlog
         self._random = random
+        self._traffic = traffic
         self._limits = limits
+        self._held_until_s: float | None = None
         self._status = Status(online=True, session=session_id)
         self._reported: Reported | None = None
         self._connected = False
@@ -194,6 +206,10 @@ class Session:
         if everything_again:
             self._lost_sent.clear()
 
+    def received(self, topic: str, payload: bytes) -> None:
+        """A message of the cloud has come: it counts like one that is sent."""
+        self._traffic.spend(len(topic) + len(payload))
+
     def command(self, command: Command, now_s: float) -> None:
         """A thing to do once; a redelivered one is not done again."""
         if command.id in self._commands:
@@ -240,6 +256,8 @@ class Session:
 
     def poll(self, now_s: float) -> list[Action]:
         """Everything to do at `now_s`."""
+        if self._held_until_s is None:
+            self._held_until_s = now_s + self._limits.hold_s
         if not self._connected:
             return self._poll_disconnected(now_s)
         oldest_s = min(self._unacked.values(), default=now_s)
@@ -258,6 +276,7 @@ class Session:
         for action in actions:
             if isinstance(action, Publish):
                 self._unacked[action.token] = now_s
+                self._traffic.spend(len(action.topic) + len(action.payload))
         return actions + self._publish_batches(now_s)
 
     def next_poll_s(self, now_s: float) -> float:
@@ -286,8 +305,9 @@ class Session:
     def _declare_lost(self, now_s: float) -> list[Action]:
         """Publish lost ranges that are new, or that the cursor has not covered for a while."""
         ranges = self._backlog.lost()
+        resend_s = max(self._resend_s, self._limits.frugal_resend_s if self._traffic.highlights_only else 0.0)
         sent_s = {entry: self._lost_sent[entry] for entry in ranges if entry in self._lost_sent}
-        due = [entry for entry in ranges if now_s - sent_s.get(entry, -self._resend_s) >= self._resend_s]
+        due = [entry for entry in ranges if now_s - sent_s.get(entry, -resend_s) >= resend_s]
         self._lost_sent = sent_s | dict.fromkeys(due, now_s)
         return [self._publish(channels.LOST, Lost(ranges=tuple(due)))] if due else []
 
@@ -296,18 +316,29 @@ class Session:
         room = min(self._limits.window - len(self._flights), self._receive_maximum - _RESERVED - len(self._unacked))
         if room <= 0:
             return []
+        if self._status.boot == 0 and self._held_until_s is not None and now_s < self._held_until_s:
+            return []
         actions: list[Action] = []
-        rows = self._backlog.pending(room, skip={*self._flights, *self._overdue})
-        if len(rows) < room and self._overdue:
-            rows += self._backlog.pending(room - len(rows), skip={*self._flights, *(row.id for row in rows)})
-        for row in rows:
+        for row in self._due_rows(room):
+            topic = row.topic(self._vehicle)
+            size_bytes = len(topic) + len(row.payload)
+            if not self._traffic.has_room(size_bytes):
+                break
+            self._traffic.spend(size_bytes)
             channel = channels.TELEMETRY if row.item is None else channels.BLOB
             self._token += 1
             self._flights[row.id] = _Flight(now_s, self._token)
             self._unacked[self._token] = now_s
-            topic = row.topic(self._vehicle)
             actions.append(Publish(self._token, topic, row.payload, channel.qos, channel.retained))
         return actions
+
+    def _due_rows(self, room: int) -> list[Held]:
+        """At most `room` rows that are not in flight; those that are overdue come last."""
+        only = self._traffic.highlights_only
+        rows = self._backlog.pending(room, {*self._flights, *self._overdue}, only)
+        if len(rows) < room and self._overdue:
+            rows += self._backlog.pending(room - len(rows), {*self._flights, *(row.id for row in rows)}, only)
+        return rows
 
     def _expire(self, now_s: float) -> None:
         """Forget flights that were not covered in time: their rows, where still pending, are sent again.

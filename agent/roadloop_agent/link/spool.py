@@ -181,7 +181,7 @@ class Spool:
         transaction: one that is interrupted is done by the next cursor, which says the same and more.
         """
         committed: set[int] = set()
-        epoch = self.kept("epoch")
+        epoch = self.kept().get("epoch", 0.0)
         new_epoch = epoch not in (0.0, float(cursor.epoch))
         if new_epoch:
             self._in_steps(now_s, self._rows.uncommit)
@@ -252,10 +252,10 @@ class Spool:
             for key, value in facts.items():
                 self._set_meta(key, value)
 
-    def kept(self, key: str, default: float = 0.0) -> float:
-        """A number that was remembered."""
+    def kept(self) -> dict[str, float]:
+        """All that was remembered."""
         with self._lock, self._file.reading():
-            return self._meta(key, default)
+            return dict(self._db.execute("SELECT key, value FROM meta").fetchall())
 
     def close(self) -> None:
         """Close the file; what was appended is on disk already, and the age is written where it can be."""

@@ -1,0 +1,121 @@
+"""What may go over the present link: all or highlights only, and so many bytes a day. No I/O.
+
+A day is 24 hours of the vehicle's own count, which wall time only hints at: hours that no clock here saw (the vehicle
+was off) are believed from the wall clock, one day at most in the life of a process. So a clock that jumps, forth or
+back and however far, frees the bytes of one day at most, and one that stands still does not lock the link.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+LinkClass = Literal["metered", "unmetered"]
+DAY_S = 86_400.0
+PACKET_BYTES = 16
+"""What MQTT adds to topic and payload: headers, and the acknowledgement. TLS and TCP are not counted."""
+_HINT_S = 2.0
+"""Less than this between the clocks is their drift."""
+_MIN_RESERVE_BYTES, _MAX_RESERVE_BYTES = 4 << 10, 1 << 20
+
+
+class Limits(Protocol):
+    """The limits of a class of links (`[network.on_metered]`)."""
+
+    @property
+    def bytes_per_day(self) -> int:
+        """0: no limit."""
+
+    @property
+    def sends(self) -> Literal["all", "highlights"]:
+        """Whether everything goes or highlights only."""
+
+
+@dataclass(frozen=True)
+class TrafficView:
+    """The link as `status` shows it."""
+
+    link_class: LinkClass
+    interface: str | None
+    sends: str
+    bytes_per_day: int
+    spent_bytes: int
+    day_ends_in_s: float
+
+
+class Traffic:
+    """Which class of link this is, and what it has carried today. Owned by one thread."""
+
+    def __init__(self, limits: Mapping[LinkClass, Limits], facts: Mapping[str, float]) -> None:
+        """`facts`: what `facts()` gave at the end of the last process; empty at the first start."""
+        self._limits = limits
+        self._spent = {name: int(facts.get(f"spent_bytes.{name}", 0)) for name in limits}
+        self._saved = dict(self._spent)
+        self._age_s = facts.get("day_age_s", 0.0)
+        self._wall_s = facts.get("day_wall_s")
+        self._mono_s: float | None = None
+        self._hint_left_s = DAY_S
+        self._class: LinkClass = "unmetered"
+        self._interface: str | None = None
+
+    def use(self, link_class: LinkClass, interface: str | None) -> None:
+        """A connection goes over this link."""
+        self._class, self._interface = link_class, interface
+
+    def tick(self, mono_s: float, wall_s: float) -> None:
+        """Time has passed; `mono_s` counts suspended time as well (CLOCK_BOOTTIME)."""
+        passed_s = 0.0 if self._mono_s is None else max(0.0, mono_s - self._mono_s)
+        unseen_s = 0.0 if self._wall_s is None else wall_s - self._wall_s - passed_s
+        self._mono_s, self._wall_s = mono_s, wall_s
+        if unseen_s >= _HINT_S:
+            believed_s = min(unseen_s, self._hint_left_s)
+            self._hint_left_s -= believed_s
+            passed_s += believed_s
+        self._age_s += passed_s
+        if self._age_s >= DAY_S:
+            self._age_s %= DAY_S
+            self._spent = dict.fromkeys(self._spent, 0)
+            self._saved = dict.fromkeys(self._saved, -1)
+
+    def spend(self, size_bytes: int) -> None:
+        """A message of so many bytes (topic and payload) went or came."""
+        self._spent[self._class] += size_bytes + PACKET_BYTES
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether telemetry of that size may go now."""
+        limit = self._limits[self._class].bytes_per_day
+        return not limit or self._spent[self._class] + size_bytes + PACKET_BYTES <= limit
+
+    @property
+    def highlights_only(self) -> bool:
+        """Whether the rest waits for another link."""
+        return self._limits[self._class].sends == "highlights"
+
+    def is_unsaved(self) -> bool:
+        """Whether more was spent than the last `facts` said."""
+        return any(self._spent[name] > self._saved[name] for name in self._spent)
+
+    def facts(self, ended: bool = False) -> dict[str, float]:
+        """What the next process has to know, durably, before more is sent.
+
+        Until a clean end they say a little more than was spent, so that they need not be written for every message and
+        a kill frees nothing.
+        """
+        for name, limits in self._limits.items():
+            limit = limits.bytes_per_day
+            reserve = max(_MIN_RESERVE_BYTES, min(limit // 64, _MAX_RESERVE_BYTES)) if limit else 8 * _MAX_RESERVE_BYTES
+            self._saved[name] = self._spent[name] + (0 if ended else reserve)
+        facts = {f"spent_bytes.{name}": float(saved) for name, saved in self._saved.items()}
+        wall = {} if self._wall_s is None else {"day_wall_s": self._wall_s}
+        return {**facts, **wall, "day_age_s": self._age_s}
+
+    def view(self) -> TrafficView:
+        """The link as `status` shows it."""
+        limits = self._limits[self._class]
+        return TrafficView(
+            link_class=self._class,
+            interface=self._interface,
+            sends=limits.sends,
+            bytes_per_day=limits.bytes_per_day,
+            spent_bytes=self._spent[self._class],
+            day_ends_in_s=round(DAY_S - self._age_s),
+        )
