@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from roadloop_agent.task_settings import NoSettings, ObjectDetectionSettings, VehicleCountSettings
+from roadloop_agent.task_settings import DriveStateSettings, NoSettings, ObjectDetectionSettings, VehicleCountSettings
+from roadloop_models.drive_state.signals import SIGNALS, SPEED
 from roadloop_models.settings import convert_settings
 
 Feed = Literal["image", "speeds", "signals"]
@@ -31,7 +32,17 @@ class OnBoard:
     """Those that it takes where there are any; its source gives these and the needed ones, and no others."""
 
 
+_OBD_SPEED = SIGNALS[SPEED].path
+
 ON_BOARD: dict[str, OnBoard] = {
+    "drive-state": OnBoard(
+        "signals",
+        "roadloop_agent.drive.handlers.drive_state:DriveStateHandler",
+        "roadloop_agent.infer.drive_state:open_lines",
+        DriveStateSettings,
+        needs=(_OBD_SPEED,),
+        uses=tuple(signal.path for signal in SIGNALS if signal.path != _OBD_SPEED),
+    ),
     "object-detection": OnBoard(
         "image",
         "roadloop_agent.drive.handlers.object_detection:DetectionHandler",

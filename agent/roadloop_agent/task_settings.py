@@ -53,3 +53,12 @@ class VehicleCountSettings(TaskSettings, frozen=True, kw_only=True):
         names = [line.name for line in self.lines]
         if len(set(names)) != len(names):
             raise ValueError(f"two of the lines {', '.join(names)} have one name")
+
+
+class DriveStateSettings(TaskSettings, frozen=True, kw_only=True):
+    """Of drive-state."""
+
+    period_s: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 1.0
+    """How often a decision is made, in source time."""
+    odd_above: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
+    """A signal of a greater oddness is told as odd; 1 is what one in a hundred sound windows exceeds."""

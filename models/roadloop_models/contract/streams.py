@@ -121,6 +121,24 @@ FLOW = Stream(
         Field("dropped", 1),  # frames that the source dropped so far
     ),
 )
+DRIVE_STATE = Stream(
+    "drive-state",
+    (
+        Field("item", 1),  # the source's own number of the frame
+        Field("speed_kmh", 0.1, "numeric"),  # NaN where the speed is not known now, as is the forecast
+        Field("speed_10s_kmh", 0.1, "numeric"),
+        Field("state", 1, "class"),  # 0 free, 1 normal, 2 jam
+        Field("confidence", 0.001, "confidence"),  # the state's probability
+        Field("jam_probability", 0.001),
+        Field("anomaly", 0.01, "numeric"),  # NaN where no signal can be compared, as is the signal
+        Field("anomaly_signal", 1),  # index in drive_state/signals.py
+        Field("odd_signals", 1, "numeric"),  # how many are odder than the slot's settings allow
+        Field("known_signals", 1),  # how many are known in this frame
+        Field("latency_us", 1),
+        Field("release", 1),
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
 HEALTH = Stream(
     "health",
     (
@@ -160,5 +178,5 @@ SUMMARY = Stream(
 
 STREAMS = {
     stream.name: stream
-    for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, CROSSING, FLOW, HEALTH, SUMMARY)
+    for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, CROSSING, FLOW, DRIVE_STATE, HEALTH, SUMMARY)
 }

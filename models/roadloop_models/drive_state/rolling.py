@@ -17,7 +17,7 @@ _EDGE = 1e-6
 
 
 class RollingWindow:
-    """Rows by source time: row k holds the last frame before (k + 1) / 2 s. It begins anew where time jumps.
+    """Rows by source time: row k holds the first frame at or after k / 2 s. It begins anew where time jumps.
 
     A jump is a step back, or one of more than a whole window.
     """
@@ -28,21 +28,21 @@ class RollingWindow:
         self._newest = -1
 
     def add(self, t_s: float, values: FloatArray) -> bool:
-        """Take a frame's values [signals], NaN where unknown; returns whether a new row began."""
-        row = 0 if self._newest < 0 else math.floor((t_s - self._start_s) * RATE_HZ + _EDGE)
+        """Take a frame's values [signals], NaN where unknown; returns whether it began a new row."""
+        row = math.floor((t_s - self._start_s) * RATE_HZ + _EDGE) if self._newest >= 0 else 0
         passed = row - self._newest
         if self._newest < 0 or passed < 0 or passed > ROWS:
             self._rows.fill(np.nan)
             self._start_s, row, passed = t_s, 0, 1
-        if passed > 0:
-            last = self._rows[-1].copy()
-            self._rows = np.roll(self._rows, -passed, axis=0)
-            self._rows[ROWS - passed :] = np.nan
-            if self._newest >= 0 and row > 0:
-                self._rows[ROWS - passed : ROWS - passed + HOLD_ROWS] = last
+        if passed == 0:
+            return False
+        held = self._rows[-1].copy()
+        self._rows[:-passed] = self._rows[passed:]
+        self._rows[-passed:] = np.nan
+        self._rows[ROWS - passed : ROWS - passed + HOLD_ROWS] = held
         self._rows[-1] = values
         self._newest = row
-        return passed > 0
+        return True
 
     @property
     def full(self) -> bool:
