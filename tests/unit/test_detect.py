@@ -1,5 +1,6 @@
 """Detection: bringing images in, decoding what comes out, suppressing doubles, boxes back in pixels of the image."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from roadloop_models.bundle import Bundle, Postprocess
 from roadloop_models.detect import NOTHING, Detections, ImageLetterbox, build_detector, open_detector
 from roadloop_models.detect.average_precision import average_precision, matches
-from roadloop_models.detect.decode import DECODERS, Decoder, build_decoder, yolo_cells
+from roadloop_models.detect.decode import DECODERS, Decoder, Params, build_decoder, yolo_cells
 from roadloop_models.detect.nms import MAX_CANDIDATES, iou, suppress
 from roadloop_models.errors import BundleError, FailedError, ModelInputError
 from roadloop_models.preprocess import FloatArray, build_preprocess
@@ -20,7 +21,7 @@ from tests.fakes.imports import imported_detector
 LABELS = ("car", "person", "dog")
 
 
-def made(boxes: list[tuple[float, ...]], scores: list[float], classes: list[int]) -> Detections:
+def made(boxes: Sequence[tuple[float, ...]], scores: list[float], classes: list[int]) -> Detections:
     return Detections(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(classes, np.int64)
     )
@@ -207,7 +208,7 @@ def ssd_outputs(boxes: list[tuple[float, ...]], score: float) -> tuple[FloatArra
     return (corners, classes, scores, np.array([len(boxes)], np.float32))
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[Params, Callable[[list[tuple[float, ...]], float], tuple[FloatArray, ...]]]] = {
     "yolox": ({}, yolox_outputs),
     "fastestdet": ({}, fastestdet_outputs),
     "yolo": ({"layout": "columns", "objectness": 0}, yolo_outputs),
@@ -236,7 +237,7 @@ def test_known_boxes_come_out_as_they_were_put_in(name: str) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: str) -> None:
     params, outputs = LAYOUTS[name]
-    decoder = build_decoder(Postprocess(name, params), 64, 64)  # type: ignore[arg-type]
+    decoder = build_decoder(Postprocess(name, params), 64, 64)
     written = outputs(BOXES, 0.8)
     for array in written[:3]:
         array[:] = np.nan
@@ -247,7 +248,7 @@ def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: s
 @pytest.mark.parametrize("name", DECODERS)
 def test_outputs_of_another_shape_do_not_fit(name: str) -> None:
     params, outputs = LAYOUTS[name]
-    decoder = build_decoder(Postprocess(name, params), 64, 64)  # type: ignore[arg-type]
+    decoder = build_decoder(Postprocess(name, params), 64, 64)
     shapes = [array.shape for array in outputs(BOXES, 0.8)]
     assert decoder.misfit([(1, 43)], len(LABELS)) is not None
     assert decoder.misfit([*shapes, (1, 2)], len(LABELS)) is not None
