@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from roadloop_agent.config import Config, load_config
 from roadloop_agent.heartbeat import Heartbeat
-from roadloop_agent.ipc import Pipe
+from roadloop_agent.ipc import FromDrive, Pipe
 from roadloop_agent.log import setup_logging
 from roadloop_agent.memory import Tidy, hand_back
 from roadloop_agent.update.store import Store
@@ -124,6 +124,7 @@ def check_reload(config: Config, state_dir: Path) -> None:
 def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     """The drive process, until SIGTERM. Raises DiskFullError, RetryLaterError where its start cannot be counted."""
     from roadloop_agent.boot import next_boot
+    from roadloop_agent.drive.announcer import Announcer
     from roadloop_agent.drive.capture import Capture, Subscriber
     from roadloop_agent.drive.frames import Mailbox
     from roadloop_agent.drive.handlers import open_handler
@@ -138,6 +139,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     boot = next_boot(config.state_dir, config.spool_path)
     pipe = Pipe.from_fd(pipe_fd)
     outbox = Outbox(pipe, boot, clock)
+    announcer = Announcer(pipe, boot)
     tables = config.profile.slots
     roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
     mailboxes = {name: Mailbox() for name in tables}
@@ -149,6 +151,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             handler=open_handler(table),
             mailbox=mailboxes[name],
             outbox=outbox,
+            announce=announcer.announce,
             roll=roll,
             clock=clock,
             deadline_s=None if table.deadline_ms is None or name in lossless else table.deadline_ms / 1000.0,
@@ -190,6 +193,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         ),
         roll=roll,
         outbox=outbox,
+        announcer=announcer,
         pipe=pipe,
         versions=open_store(config),
         heartbeat=Heartbeat(beat_fd, heartbeat_parts(tables, [capture.name for capture in captures]), clock),
@@ -225,7 +229,9 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.link.budget import Traffic
     from roadloop_agent.link.cache import Cache
     from roadloop_agent.link.intake import PipeReader
+    from roadloop_agent.link.local import LocalServer
     from roadloop_agent.link.metering import Metering
+    from roadloop_agent.link.metrics import Meter
     from roadloop_agent.link.mqtt import Endpoint, MqttLink, tls_context
     from roadloop_agent.link.process import Link, Mailroom
     from roadloop_agent.link.routes import classifier, read_routes
@@ -237,7 +243,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     broker = config.broker
     pipe = Pipe.from_fd(pipe_fd)
     mailroom = Mailroom(pipe)
-    heartbeat = Heartbeat(beat_fd, ["owner", "reader"], clock)
+    heartbeat = Heartbeat(beat_fd, ["owner", "reader", "local"], clock)
     spool, damage = Spool.open_or_begin(
         config.spool_path, config.spool.max_bytes, config.spool.retain_committed_s, clock()
     )
@@ -245,6 +251,14 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         _LOG.error("%s", damage)
     cache = Cache(config.cache_path)
     appraiser = Appraiser(cache.sketches(), config.network.highlight_share)
+    meter = Meter(cache)
+    local = LocalServer(
+        socket_path=config.results_path,
+        metrics_port=config.metrics.port,
+        meter=meter,
+        watch=mailroom.watch,
+        clock=clock,
+    )
     updates = build_updates(config, mailroom, clock)
     network = config.network
     traffic = Traffic({"metered": network.on_metered, "unmetered": network.on_unmetered}, spool.kept())
@@ -271,7 +285,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         ledger=spool,
         updates=updates,
         mailroom=mailroom,
-        status=cache,
+        status=meter,
         metering=Metering(
             traffic,
             classifier(network.metered, network.default_class, read_routes),
@@ -283,17 +297,24 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         beat=partial(heartbeat.beat, "owner"),
         tidy=Tidy(hand_back, clock),
     )
+
+    def dispatch(message: FromDrive) -> None:
+        local.hear(message)
+        link.dispatch(message)
+
     reader = PipeReader(
         pipe=pipe,
         sink=spool,
         batcher=Batcher(config.telemetry.batch_samples, config.telemetry.batch_age_s, spool.known(), appraiser),
         remember=lambda: cache.put_sketches(appraiser.memory),
-        dispatch=link.dispatch,
+        dispatch=dispatch,
         stored=mailroom.spool_changed,
         clock=clock,
         beat=partial(heartbeat.beat, "reader"),
     )
     stop = _stop_on_sigterm(mailroom.spool_changed)
+    serve = partial(local.run, stop, partial(heartbeat.beat, "local"))
+    threading.Thread(target=serve, name="local", daemon=True).start()
     thread = threading.Thread(target=_or_stop(reader.run), args=(stop,), name="pipe-reader", daemon=True)
     updates.start()
     thread.start()

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, print_json, print_table
-from roadloop_agent.cli_service import install
+from roadloop_agent.cli_service import install, tail
 from roadloop_models import __version__
 from roadloop_models.errors import ConfigError
 
@@ -285,6 +285,7 @@ def _progress(items: Iterable[Any], count: int | None) -> Iterator[Iterable[Any]
 
 
 main.add_command(install)
+main.add_command(tail)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Commands of `roadloop-agent` around the service: `install`."""
+"""Commands of `roadloop-agent` around the service: `install` and `tail`."""
 
+import contextlib
+import itertools
+import json
 import os
 from pathlib import Path
 
 import click
 
-from roadloop_agent.cli_common import JSON, Directory, one_line_errors, print_json, print_table
+from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, print_json, print_table
 
 
 @click.command(
@@ -43,3 +46,23 @@ def install(
     click.echo(f"\n{'Nothing was changed (dry run). ' if dry_run else ''}Next:")
     for command in report.next:
         click.echo(f"  {command}")
+
+
+@click.command(epilog="Example: roadloop-agent tail --config van-1/vehicle.toml --slot sign")
+@CONFIG
+@click.option("--slot", help="Only this slot.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many lines. Default: at Ctrl-C.")
+@JSON
+@one_line_errors
+def tail(config_path: Path, slot: str | None, count: int | None, as_json: bool) -> None:
+    """Follow what the running agent decides; with --json one line of JSON each."""
+    from roadloop_agent.config import load_config
+    from roadloop_agent.tail import described, follow
+    from roadloop_models.errors import ConfigError
+
+    config = load_config(config_path)
+    if slot is not None and slot not in config.profile.slots:
+        raise ConfigError(f"--slot {slot}: the profile has {', '.join(config.profile.slots)}")
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        for message in itertools.islice(follow(config.results_path, slot), count):
+            click.echo(json.dumps(message) if as_json else described(message))

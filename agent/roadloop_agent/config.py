@@ -96,6 +96,20 @@ class TelemetryTable(_Table, frozen=True, kw_only=True):
     health_period_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
 
 
+class MetricsTable(_Table, frozen=True, kw_only=True):
+    """`[metrics]`: Prometheus text on the loopback address."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    """Without it there are none: whoever is on the vehicle may read them."""
+
+
+class ResultsTable(_Table, frozen=True, kw_only=True):
+    """`[results]`: decisions for other software on the vehicle."""
+
+    socket: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """The Unix socket; results.sock in the state folder where nothing is said. Its mode is 0660."""
+
+
 class VehicleFile(_Table, frozen=True, kw_only=True):
     """vehicle.toml as a whole."""
 
@@ -104,6 +118,8 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
     spool: SpoolTable = SpoolTable()
     network: NetworkTable = NetworkTable()
     telemetry: TelemetryTable = TelemetryTable()
+    metrics: MetricsTable = MetricsTable()
+    results: ResultsTable = ResultsTable()
 
 
 class _Source(_Table, frozen=True, kw_only=True, tag_field="kind"):
@@ -243,6 +259,9 @@ class Config:
     spool: SpoolTable
     network: NetworkTable
     telemetry: TelemetryTable
+    metrics: MetricsTable
+    results_path: Path
+    """The Unix socket on which decisions are streamed."""
     profile_path: Path
     profile: ProfileFile
     state_dir: Path
@@ -304,6 +323,8 @@ def load_config(path: Path) -> Config:
         spool=vehicle.spool,
         network=vehicle.network,
         telemetry=vehicle.telemetry,
+        metrics=vehicle.metrics,
+        results_path=path.parent / (vehicle.results.socket or f"{vehicle.vehicle.state_dir}/results.sock"),
         profile_path=profile_path,
         profile=load_profile(profile_path),
         state_dir=path.parent / vehicle.vehicle.state_dir,

@@ -6,11 +6,10 @@ to the caller, who counts it. The packet boundary is the message boundary, so no
 """
 
 import socket
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from roadloop_agent.socketpair import make_socketpair  # noqa: F401 (both ends of the pipe are named here)
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
@@ -126,6 +125,20 @@ class Produced(_IpcMessage, frozen=True, kw_only=True, tag="produced"):
     ended: bool = False
 
 
+class Decided(_IpcMessage, frozen=True, kw_only=True, tag="decided"):
+    """drive -> link, while somebody listens: what a slot decided about the frame of `t_ms`.
+
+    `dropped`: how many of these this drive could not send so far.
+    """
+
+    boot: int
+    slot: str
+    release: int
+    t_ms: int
+    dropped: int
+    decision: dict[str, Any]
+
+
 class Attach(_IpcMessage, frozen=True, kw_only=True, tag="attach"):
     """link -> drive: link has started; drive answers with Hello."""
 
@@ -138,8 +151,14 @@ class Switch(_IpcMessage, frozen=True, kw_only=True, tag="switch"):
     bundle_dir: str
 
 
-FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced
-FromLink = Attach | Switch
+class Watch(_IpcMessage, frozen=True, kw_only=True, tag="watch"):
+    """link -> drive: whether anybody listens to decisions. Nobody does until link says so."""
+
+    on: bool
+
+
+FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided
+FromLink = Attach | Switch | Watch
 MessageT = TypeVar("MessageT", FromDrive, FromLink)
 
 _encoder = msgspec.msgpack.Encoder()

@@ -292,6 +292,7 @@ class SlowStart:
             handler=open_handler(table),
             mailbox=self.mailbox,
             outbox=self.outbox,
+            announce=lambda *_: None,
             roll=self.roll,
             clock=time.monotonic,
         )

@@ -21,9 +21,9 @@ from roadloop_agent.ipc import (
     Produced,
     Samples,
     SlotHealth,
+    Switch,
     Switched,
     encode_ipc,
-    make_socketpair,
 )
 from roadloop_agent.link import intake as intake_module
 from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch
@@ -36,6 +36,7 @@ from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_agent.memory import Tidy
+from roadloop_agent.socketpair import make_socketpair
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import decode, encode
 from roadloop_models.contract.messages import (
@@ -416,7 +417,7 @@ def test_a_switch_reaches_drive_and_a_full_pipe_stops_nobody(tmp_path: Path) -> 
     world = World(tmp_path)
     world.mailroom.switch("sign", REF, "/bundle")
     message = world.drive.receive_from_link()
-    assert message is not None and not isinstance(message, Attach)
+    assert isinstance(message, Switch)
     assert (message.slot, message.ref, message.bundle_dir) == ("sign", REF, "/bundle")
     filler = encode_ipc(Attach())
     while world.link_end.try_send(filler):

@@ -24,12 +24,12 @@ from roadloop_agent.ipc import (
     Produced,
     Samples,
     encode_ipc,
-    make_socketpair,
 )
 from roadloop_agent.link.batcher import Gap
 from roadloop_agent.link.cache import Cache, read_cache
 from roadloop_agent.link.spool import Spool
 from roadloop_agent.sdnotify import Notifier
+from roadloop_agent.socketpair import make_socketpair
 from roadloop_models.errors import MessageError, NotFoundError
 
 # The supervisor's decisions.

@@ -244,6 +244,7 @@ def test_a_frame_older_than_the_deadline_is_given_up_and_a_late_decision_is_coun
         handler=handler,
         mailbox=box,
         outbox=outbox,
+        announce=lambda *_: None,
         roll=CaptureRoll(1, outbox, {"sign": 1}, bytes),
         clock=lambda: handler.now_s,
         deadline_s=0.1,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model, load_model
@@ -15,7 +16,7 @@ from roadloop_agent.drive.regulator import Regulator
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, health_row
 from roadloop_agent.heartbeat import Heartbeat
-from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, SlotHealth, Switch, Switched
+from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, SlotHealth, Switch, Switched, Watch
 from roadloop_agent.memory import Tidy
 from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
@@ -51,6 +52,7 @@ class Drive:
         regulator: Regulator,
         roll: CaptureRoll,
         outbox: Outbox,
+        announcer: Announcer,
         pipe: Pipe,
         versions: Versions,
         heartbeat: Heartbeat,
@@ -65,6 +67,7 @@ class Drive:
         self._regulator = regulator
         self._roll = roll
         self._outbox = outbox
+        self._announcer = announcer
         self._pipe = pipe
         self._versions = versions
         self._heartbeat = heartbeat
@@ -152,8 +155,10 @@ class Drive:
                 continue
 
     def _listen(self) -> None:
-        readable, _, _ = select.select([self._pipe], [], [], _WAIT_S)
-        if not readable:
+        readable, _, _ = select.select([self._pipe.fileno(), self._announcer.fileno()], [], [], _WAIT_S)
+        if self._announcer.fileno() in readable:
+            self._announcer.send()
+        if self._pipe.fileno() not in readable:
             return
         try:
             message = self._pipe.receive_from_link()
@@ -161,7 +166,10 @@ class Drive:
             _LOG.error("from link: %s", error)
             return
         if isinstance(message, Attach):
+            self._announcer.listened = False
             self._say_hello()
+        elif isinstance(message, Watch):
+            self._announcer.listened = message.on
         elif isinstance(message, Switch):
             self._switch(message)
 

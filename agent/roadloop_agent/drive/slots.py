@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from roadloop_agent.config import SlotTable
+from roadloop_agent.drive.announcer import Announce
 from roadloop_agent.drive.frames import Frame, Mailbox
 from roadloop_agent.drive.handlers import Handler, MakeRows, Outcome
 from roadloop_agent.drive.outbox import Outbox
@@ -78,6 +79,7 @@ class Slot:
         handler: Handler,
         mailbox: Mailbox,
         outbox: Outbox,
+        announce: Announce,
         roll: CaptureRoll,
         clock: Callable[[], float],
         deadline_s: float | None = None,
@@ -90,6 +92,7 @@ class Slot:
         self._handler = handler
         self._mailbox = mailbox
         self._outbox = outbox
+        self._announce = announce
         self._roll = roll
         self._clock = clock
         self._board = _Board()
@@ -199,6 +202,9 @@ class Slot:
             seq = self._outbox.sample(stream, frame.t_ms, row)
         if outcome.capture and stream is not None:
             self._roll.add(Shot(self.name, self.table.task, frame, stream.name, seq, row))
+        if outcome.decision is not None:
+            release = 0 if model is None else model.release
+            self._announce(self.name, release, frame.t_ms, outcome.decision)
         if outcome.later is not None:
             self._outbox.later(partial(self._report_later, frame.t_ms, model, outcome.later))
 

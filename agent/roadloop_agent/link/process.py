@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, encode_ipc
+from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, Watch, encode_ipc
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
@@ -156,6 +156,10 @@ class Mailroom:
         """Tell drive to run another version. Where the pipe is full the update machine asks again."""
         if not self._pipe.try_send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=bundle_dir))):
             _LOG.warning("slot %s: the pipe to drive is full", slot)
+
+    def watch(self, on: bool) -> bool:
+        """Tell drive whether anybody listens to decisions; False where the pipe is full."""
+        return self._pipe.try_send(encode_ipc(Watch(on=on)))
 
 
 class Link:
