@@ -15,13 +15,14 @@ from roadloop_agent.drive.pipeline import Model, load_model
 from roadloop_agent.drive.regulator import Regulator
 from roadloop_agent.drive.roll import CaptureRoll
 from roadloop_agent.drive.slots import Slot, health_row
+from roadloop_agent.drive.summary import Summaries
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, SlotHealth, Switch, Switched, Watch
 from roadloop_agent.memory import Tidy
 from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
-from roadloop_models.contract.streams import HEALTH
+from roadloop_models.contract.streams import HEALTH, SUMMARY
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Drive:
         self._clock = clock
         self._wall_ms = wall_ms
         self._health_due_s = clock()
+        self._summaries = Summaries(clock())
         self._errors: dict[str, ErrorInfo] = {}
         self._switching: dict[str, Model] = {}
 
@@ -99,7 +101,7 @@ class Drive:
                 self._say_health()
         for thread in threads:
             thread.join(_FAREWELL_S)
-        self._say_health()
+        self._say_health(ended=True)
         self._outbox.say_produced(ended=True)
         until_s = self._clock() + _FAREWELL_S
         while not self._outbox.is_empty() and self._clock() < until_s:
@@ -237,13 +239,14 @@ class Drive:
             )
         self._outbox.send(Hello(boot=self._boot, slots=slots))
 
-    def _say_health(self) -> None:
+    def _say_health(self, ended: bool = False) -> None:
         self._health_due_s = self._clock() + self._health_period_s
         rss_mb = _rss_mb()
         source_errors = {capture.name: capture.collect_error() for capture in self._captures}
         for index, (name, slot) in enumerate(self._slots.items()):
             pace = self._regulator.pace(name)
             for tally in slot.collect():
+                self._summaries.add(index, tally, slot.dropped, pace.shed)
                 if not tally.decisions and not tally.errors and tally.ref != _ref(slot.running):
                     continue
                 source_error = source_errors.get(slot.table.source)
@@ -271,6 +274,8 @@ class Drive:
                         temperature_c=pace.temperature_c,
                     )
                 )
+        for row in self._summaries.rows(self._clock(), ended):
+            self._outbox.sample(SUMMARY, self._wall_ms(), row)
         self._outbox.say_produced()
 
 

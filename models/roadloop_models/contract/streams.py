@@ -167,11 +167,12 @@ SUMMARY = Stream(
         Field("seconds", 0.1),  # that this sample is about; a minute, less where the agent stops
         Field("decisions", 1),
         Field("errors", 1),
-        Field("confidence_mean", 0.001),
+        Field("confidence_mean", 0.001),  # NaN where the task has none
         Field("confidence_min", 0.001),
         Field("latency_mean_us", 1),
         Field("latency_max_us", 1),
-        Field("dropped", 1),  # frames that the slot did not take in this time, shed ones among them
+        Field("dropped", 1),  # frames that the slot was too slow for, in this time
+        Field("shed", 1),  # frames not delivered because the slot gave way to overload or heat, in this time
     ),
     keep="summary",
 )
