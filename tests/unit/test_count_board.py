@@ -1,6 +1,6 @@
 """vehicle-count on board: frames in, telemetry rows and decisions out; settings; swaps; what breaks."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,9 +9,12 @@ from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.frames import Frame
 from roadloop_agent.drive.handlers import Outcome
 from roadloop_agent.drive.handlers.vehicle_count import CountHandler, Counting
+from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.onboard import task_settings
 from roadloop_agent.task_settings import VehicleCountSettings
+from roadloop_models.bundle import Postprocess
 from roadloop_models.contract.streams import CROSSING, FLOW
+from roadloop_models.detect import ImageLetterbox, build_detector
 from roadloop_models.errors import ConfigError, FailedError, ModelInputError
 from roadloop_models.preprocess import ImageArray
 from tests.fakes.foreground_model import threshold_model
@@ -158,3 +161,33 @@ def test_a_class_that_the_model_lacks_is_refused_with_those_it_has() -> None:
     counting = Counting(VehicleCountSettings(classes=("lorry",)))
     with pytest.raises(ConfigError, match="'lorry' is no label of .*; it has vehicle"):
         counting.step(model, 0, None, scene())
+
+
+class _Boxes:
+    """An imported detector whose graph answers boxes: a car drives down on the left, a person on the right."""
+
+    preprocess = ImageLetterbox(64, 64, fit="stretch")
+    postprocess = build_detector(Postprocess("boxes"), preprocess, ("person", "car"))
+    release, name = 0, "vehicle-count imported-1"
+
+    def __init__(self) -> None:
+        self.frame = 0
+
+    def run(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        assert inputs[0].shape == (1, 3, 64, 64)
+        top = 2.0 * self.frame
+        self.frame += 1
+        return (np.array([[(5, top, 15, top + 10, 0.9, 1), (40, top, 50, top + 10, 0.8, 0)]], np.float32),)
+
+
+@pytest.mark.parametrize(("classes", "told"), [((), ["car", "person"]), (("car",), ["car"])])
+def test_an_imported_detector_counts_too_and_only_what_is_asked_for(classes: tuple[str, ...], told: list[str]) -> None:
+    counting, model = Counting(VehicleCountSettings(classes=classes)), cast(Model, _Boxes())
+    crossings = [
+        counting.line(crossing, model)
+        for number in range(27)
+        for crossing in counting.step(model, number, None, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    ]
+    assert sorted(str(line["class"]) for line in crossings) == told
+    # The boxes' middle is at 2 n + 5 of 64 rows: beyond the middle line at frame 14.
+    assert all(line["frame"] == 14 and line["t"] is None for line in crossings)
