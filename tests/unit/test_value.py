@@ -53,6 +53,16 @@ def test_a_rare_class_is_worth_more_than_a_frequent_one() -> None:
     assert rare > 1.5 * frequent
 
 
+def test_of_several_class_fields_each_is_counted_by_itself() -> None:
+    stream = Stream("crossed", (Field("direction", 1, "class"), Field("kind", 1, "class")))
+    appraiser = Appraiser(Memory(), 0.1, {"crossed": stream})
+    for _ in range(20):
+        appraiser.batch("crossed", [[0.0, 1.0]] * 10)
+    appraiser.batch("crossed", [[1.0, 1.0], [0.0, 0.0]])
+    rare = [appraiser.item("crossed", row).value for row in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0])]
+    assert rare[0] > rare[1] == rare[2] > rare[3]
+
+
 def test_what_is_far_from_all_before_is_worth_more() -> None:
     appraiser, random = make(), np.random.default_rng(1)
     usual = [appraiser.batch("measured", (random.normal(20, 2, (50, 1)) * [1, 0]).tolist())[0] for _ in range(50)]

@@ -3,8 +3,8 @@
 Every factor is 0.5 where nothing can be said, so that streams without a confidence or classes compare with the others:
 
 - uncertainty of a row: 1 - the mean of its confidence fields
-- rarity of a row: 1 / (1 + f * k), f being the share of its class among all seen on this vehicle and k the number of
-  classes seen: 0.5 for a class as frequent as the mean, towards 1 for a rare one
+- rarity of a row: 1 / (1 + r), r being how often its class was seen on this vehicle over the mean of all classes seen:
+  0.5 for a class as frequent as the mean, towards 1 for a rare one; the mean of it where a row has several class fields
 - novelty of a batch: d2 / (1 + d2), d2 being the mean squared distance of its numeric (and confidence) means from those
   of the batches before, in units of their variance: 0.5 at one standard deviation
 
@@ -52,12 +52,13 @@ NOTHING_KNOWN = Worth()
 
 
 class Sketch(msgspec.Struct):
-    """What is remembered of one stream: weighted mean and variance of each numeric field, and how often each class."""
+    """What is remembered of one stream: weighted mean and variance of each numeric field, and how often each
+    value of each class field."""
 
     batches: float = 0.0
     mean: list[float] = []
     variance: list[float] = []
-    classes: dict[int, float] = {}
+    classes: list[dict[int, float]] = []
     values: list[float] = msgspec.field(default_factory=lambda: [0.0] * _BINS)
     """How many batches (of `blob`: items) had which value, in bins that are equal in its cube root."""
 
@@ -147,11 +148,13 @@ class _Columns:
     def remember(self, sketch: Sketch, values: FloatArray) -> None:
         """Take these rows into the sketch."""
         self._remember_means(sketch, values)
-        for column in self._class:
+        if len(sketch.classes) != len(self._class):
+            sketch.classes = [{} for _ in self._class]
+        for column, seen in zip(self._class, sketch.classes, strict=True):
             ids, counts = np.unique(_classes(values[:, column]), return_counts=True)
             for class_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
-                if class_id in sketch.classes or len(sketch.classes) < _MAX_CLASSES:
-                    sketch.classes[class_id] = sketch.classes.get(class_id, 0.0) + count
+                if class_id in seen or len(seen) < _MAX_CLASSES:
+                    seen[class_id] = seen.get(class_id, 0.0) + count
 
     def _remember_means(self, sketch: Sketch, values: FloatArray) -> None:
         if not self._numeric:
@@ -173,13 +176,15 @@ class _Columns:
         return np.asarray(np.clip(1.0 - confidence, _FLOOR, 1.0))
 
     def _rarity(self, sketch: Sketch, values: FloatArray) -> FloatArray:
-        total = sum(sketch.classes.values())
-        if not self._class or not total:
+        if not self._class or len(sketch.classes) != len(self._class):
             return np.full(len(values), NEUTRAL)
-        ids, inverse = np.unique(_classes(values[:, self._class[0]]), return_inverse=True)
-        kinds = len(sketch.classes)
-        shares = np.array([sketch.classes.get(class_id, 0.0) / total for class_id in ids.tolist()])
-        return np.asarray((1.0 / (1.0 + shares * kinds))[inverse])
+        rarity = np.zeros(len(values))
+        for column, seen in zip(self._class, sketch.classes, strict=True):
+            ids, inverse = np.unique(_classes(values[:, column]), return_inverse=True)
+            expected = sum(seen.values()) / len(seen)
+            ratios = np.array([seen.get(class_id, 0.0) / expected for class_id in ids.tolist()])
+            rarity += (1.0 / (1.0 + ratios))[inverse]
+        return rarity / len(self._class)
 
 
 def _means(values: FloatArray) -> FloatArray:
