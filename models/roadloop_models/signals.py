@@ -101,7 +101,7 @@ VSS: dict[str, SignalSpec] = _catalogue(
     ("OBD.MAP", "kPa", 0.0, 255.0, 5.0, "PID 0B: intake manifold absolute pressure"),
     ("OBD.MAF", "g/s", 0.0, 656.0, 5.0, "PID 10: air flow"),
     ("OBD.ThrottlePosition", "%", 0.0, 100.0, 5.0, "PID 11: throttle"),
-    ("OBD.AbsoluteThrottlePositionB", "%", 0.0, 100.0, 5.0, "PID 47: throttle, second sensor"),
+    ("OBD.ThrottlePositionB", "%", 0.0, 100.0, 5.0, "PID 47: throttle, second sensor"),
     ("OBD.RelativeThrottlePosition", "%", 0.0, 100.0, 5.0, "PID 45: throttle, learned"),
     ("OBD.ThrottleActuator", "%", 0.0, 100.0, 5.0, "PID 4C: commanded throttle actuator"),
     ("OBD.AcceleratorPositionD", "%", 0.0, 100.0, 5.0, "PID 49: accelerator pedal"),

@@ -47,7 +47,7 @@ CAR_OBD: Map = {
     "INTAKE_AIR_TEMP": ("OBD.IntakeTemp", "degC"),
     "INTAKE_MANIFOLD_PRESSURE": ("OBD.MAP", "kPa"),
     "THROTTLE": ("OBD.ThrottlePosition", "%"),
-    "ABSOLUTE_THROTTLE_B": ("OBD.AbsoluteThrottlePositionB", "%"),
+    "ABSOLUTE_THROTTLE_B": ("OBD.ThrottlePositionB", "%"),
     "RELATIVE_THROTTLE_POSITION": ("OBD.RelativeThrottlePosition", "%"),
     "COMMANDED_THROTTLE_ACTUATOR": ("OBD.ThrottleActuator", "%"),
     "PEDAL_D": ("OBD.AcceleratorPositionD", "%"),
