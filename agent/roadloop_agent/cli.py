@@ -69,7 +69,7 @@ def validate(config_path: Path, logs: tuple[str, ...], as_json: bool) -> None:
                 str(report.release),
                 report.version,
                 report.variant,
-                report.source,
+                f"{report.source} ({report.sees})" if report.sees else report.source,
                 f"{report.rate_hz:g} Hz",
                 f"passed ({report.golden_worst_ratio:.0%} of what is allowed)",
                 ", ".join(report.providers),

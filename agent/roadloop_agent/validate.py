@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from roadloop_agent.config import Config, SlotTable
 from roadloop_agent.drive.frames import refuse
 from roadloop_agent.drive.pipeline import load_model
@@ -32,6 +34,8 @@ class SlotReport:
     version: str
     providers: tuple[str, ...]
     golden_worst_ratio: float
+    sees: str = ""
+    """How large the first image of the source is, width x height; nothing where it gives no images."""
     signals: tuple[SignalReport, ...] = ()
     """What a log that was given has of the signals that the slot takes."""
 
@@ -54,10 +58,12 @@ def validate(config: Config, store: Store, logs: Sequence[LogChoice] = ()) -> li
     if not store.is_provisioned():
         verify_provisioned(config.directory / "trust", [ref for ref, _ in versions.values()])
     surveys = survey_logs(config, logs) if logs else {}
-    for name in {table.source for table in config.profile.slots.values()} - set(surveys):
-        _check_source(config, name)
+    sources = {table.source for table in config.profile.slots.values()} - set(surveys)
+    sees = {name: _check_source(config, name) for name in sources}
     reports = [_check_slot(name, table, *versions[name]) for name, table in config.profile.slots.items()]
-    return [replace(report, signals=_signals_of(report, surveys)) for report in reports]
+    return [
+        replace(report, sees=sees.get(report.source, ""), signals=_signals_of(report, surveys)) for report in reports
+    ]
 
 
 def survey_logs(config: Config, logs: Sequence[LogChoice]) -> dict[str, Survey]:
@@ -106,7 +112,8 @@ def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -
     )
 
 
-def _check_source(config: Config, name: str) -> None:
+def _check_source(config: Config, name: str) -> str:
+    """What its first item is, as `SlotReport.sees` says it."""
     source = config.profile.sources[name]
     items = opener(source, config.source_path(source), time.monotonic, config.wanted_signals(name))(refuse)
     try:
@@ -117,6 +124,10 @@ def _check_source(config: Config, name: str) -> None:
         raise ConfigError(f"sources.{name}: {error}") from error
     if first is None:
         raise DataError(f"sources.{name}: has nothing to give")
+    if not isinstance(first.data, np.ndarray):
+        return ""
+    height, width = first.data.shape[:2]
+    return f"{width}x{height}"
 
 
 def _versions(config: Config, store: Store) -> dict[str, tuple[ReleaseRef, Path]]:

@@ -1,5 +1,8 @@
 """The real agent with a camera that is switched off and on: the slot says so, the other goes on, nothing restarts."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +48,10 @@ def camera() -> Iterator[RtspCamera]:
 
 
 @pytest.fixture
-def van(tmp_path: Path, camera: RtspCamera) -> Iterator[TestVehicle]:
+def van(tmp_path: Path, camera: RtspCamera) -> TestVehicle:
+    """Provisioned, and not started."""
     bundle = tiny_bundle(tmp_path / "bundle")
-    van = TestVehicle(
+    return TestVehicle(
         tmp_path / "van-1",
         "van-1",
         MosquittoBroker(tmp_path / "broker"),
@@ -55,8 +59,6 @@ def van(tmp_path: Path, camera: RtspCamera) -> Iterator[TestVehicle]:
         {"camera": bundle, "other": bundle},
         PROFILE.format(url=camera.url(f"user:{SECRET}@")),
     )
-    with van:
-        yield van
 
 
 def health(van: TestVehicle, slot: str) -> dict[str, Any]:
@@ -72,20 +74,32 @@ def decides(van: TestVehicle, slot: str) -> bool:
 def test_a_camera_that_goes_off_is_reported_and_comes_back_while_all_else_drives(
     van: TestVehicle, camera: RtspCamera
 ) -> None:
-    van.wait("both slots decide", lambda: decides(van, "camera") and decides(van, "other"))
-    drive = van.child("drive")
+    with van:
+        van.wait("both slots decide", lambda: decides(van, "camera") and decides(van, "other"))
+        drive = van.child("drive")
+        camera.close()
+        van.wait("the slot is in trouble", lambda: (van.status()["slots"]["camera"]["trouble"] or {}) != {})
+        assert health(van, "camera")["idle"]
+        trouble = van.status()["slots"]["camera"]["trouble"]
+        assert trouble["code"] == "retry-later"
+        assert van.status()["slots"]["other"]["trouble"] is None
+        van.wait("the other slot decides", lambda: decides(van, "other"), 5.0)
+        with RtspCamera(camera.port, SECRET):
+            van.wait("the camera's slot decides again", lambda: decides(van, "camera"))
+            van.wait("the trouble is over", lambda: van.status()["slots"]["camera"]["trouble"] is None)
+            assert van.child("drive") == drive
+            assert van.stop() == 0
+        assert "terminate called" not in van.log() and "Fatal" not in van.log()
+        assert SECRET not in van.log() and SECRET not in str(van.status())
+        assert "source front: gives frames again" in van.log()
+
+
+def test_validate_looks_through_the_camera(van: TestVehicle, camera: RtspCamera) -> None:
+    command = [sys.executable, "-m", "roadloop_agent.cli", "validate", "--config", str(van.config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert {slot["slot"]: slot["sees"] for slot in json.loads(done.stdout)["slots"]}["camera"] == "128x96"
     camera.close()
-    van.wait("the slot is in trouble", lambda: (van.status()["slots"]["camera"]["trouble"] or {}) != {})
-    assert health(van, "camera")["idle"]
-    trouble = van.status()["slots"]["camera"]["trouble"]
-    assert trouble["code"] == "retry-later"
-    assert van.status()["slots"]["other"]["trouble"] is None
-    assert decides(van, "other")
-    with RtspCamera(camera.port, SECRET):
-        van.wait("the camera's slot decides again", lambda: decides(van, "camera"))
-        van.wait("the trouble is over", lambda: van.status()["slots"]["camera"]["trouble"] is None)
-        assert van.child("drive") == drive
-        assert van.stop() == 0
-    assert "terminate called" not in van.log() and "Fatal" not in van.log()
-    assert SECRET not in van.log() and SECRET not in str(van.status())
-    assert "source front: gives frames again" in van.log()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"sources.front: rtsp://127.0.0.1:{camera.port}/front: no stream there" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
