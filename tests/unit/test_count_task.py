@@ -67,7 +67,7 @@ def test_what_ends_just_after_the_line_or_can_hardly_be_seen_is_doubtful(frames:
 def test_a_told_crossing_is_right_for_one_true_one_of_its_direction_near_by() -> None:
     truth = [TrueCrossing(10, "up"), TrueCrossing(12, "up"), TrueCrossing(40, "down")]
     told = [crossing(11), crossing(12, track=2), crossing(13, track=3), crossing(43, "down"), crossing(40, "up")]
-    near = matched(told, truth)
+    near = matched(told, truth, 2)
     assert sorted((one.frame, other.frame) for one, other in near) == [(11, 10), (12, 12)]
 
 
