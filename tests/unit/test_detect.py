@@ -121,6 +121,8 @@ def greedy(found: Detections, max_iou: float) -> Detections:
     """The textbook's loop."""
     kept: list[int] = []
     for index in np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES].tolist():
+        if found.scores[index] < 0.4:
+            continue
         mine = found.boxes[index : index + 1]
         if all(
             found.classes[other] != found.classes[index] or iou(mine, found.boxes[other : other + 1])[0, 0] <= max_iou
@@ -137,7 +139,7 @@ def test_suppression_is_greedy_suppression(seed: int, count: int, max_iou: float
     boxes = np.concatenate((corners, corners + random.uniform(5, 40, (count, 2))), axis=1).astype(np.float32)
     scores = random.choice([0.3, 0.5, 0.7, 0.9], count).astype(np.float32)
     found = Detections(boxes, scores, random.integers(0, 2, count))
-    ours, textbook = suppress(found, max_iou), greedy(found, max_iou)
+    ours, textbook = suppress(found, max_iou, 0.4), greedy(found, max_iou)
     np.testing.assert_array_equal(ours.boxes, textbook.boxes)
     np.testing.assert_array_equal(ours.scores, textbook.scores)
     np.testing.assert_array_equal(ours.classes, textbook.classes)
@@ -230,14 +232,15 @@ def test_known_boxes_come_out_as_they_were_put_in(name: str) -> None:
     np.testing.assert_allclose(found.scores, 0.8, rtol=1e-5)
     assert sorted(found.classes.tolist()) == [0, 1, 2] and found.classes.dtype == np.int64
     assert found.boxes.dtype == found.scores.dtype == np.float32
-    assert len(decoder(outputs(BOXES, 0.4))) == 0
-    assert len(decoder(outputs([], 0.9))) == 0
+    detector = build_detector(Postprocess(name, {**params, "min_score": 0.5}), ImageLetterbox(64, 64), LABELS)
+    assert len(detector(written, 64, 64)) == 3
+    assert len(detector(outputs(BOXES, 0.4), 64, 64)) == len(detector(outputs([], 0.9), 64, 64)) == 0
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: str) -> None:
     params, outputs = LAYOUTS[name]
-    decoder = build_decoder(Postprocess(name, params), 64, 64)
+    decoder = build_decoder(Postprocess(name, {**params, "min_score": 0.5}), 64, 64)
     written = outputs(BOXES, 0.8)
     for array in written[:3]:
         array[:] = np.nan
@@ -248,7 +251,7 @@ def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: s
 @pytest.mark.parametrize("name", DECODERS)
 def test_outputs_of_another_shape_do_not_fit(name: str) -> None:
     params, outputs = LAYOUTS[name]
-    decoder = build_decoder(Postprocess(name, params), 64, 64)
+    decoder = build_decoder(Postprocess(name, {**params, "min_score": 0.5}), 64, 64)
     shapes = [array.shape for array in outputs(BOXES, 0.8)]
     assert decoder.misfit([(1, 43)], len(LABELS)) is not None
     assert decoder.misfit([*shapes, (1, 2)], len(LABELS)) is not None

@@ -11,7 +11,7 @@ from roadloop_cloud.importing.inspect import PLAIN, ModelFile, Tensor
 from roadloop_cloud.importing.layouts import Family, ImageInput, Recognised
 from roadloop_models.bundle import Postprocess
 from roadloop_models.detect import ImageLetterbox
-from roadloop_models.detect.detector import DEFAULT_MAX_IOU, MAX_IOU
+from roadloop_models.detect.detector import DEFAULT_MAX_IOU, DEFAULT_MIN_SCORE
 from roadloop_models.errors import ConfigError
 
 PIXEL = 1.0 / 255.0
@@ -39,7 +39,7 @@ class Usual:
     order: str | None = None
     scale: float | None = None
     fit: str | None = None
-    min_score: float = 0.35
+    min_score: float = DEFAULT_MIN_SCORE
     max_iou: float = DEFAULT_MAX_IOU
 
 
@@ -115,7 +115,7 @@ def postprocessing(recognised: Recognised, choices: Choices) -> tuple[Postproces
     usual = USUAL[recognised.family]
     for name, said, otherwise in (
         ("min_score", choices.min_score, usual.min_score),
-        (MAX_IOU, choices.max_iou, usual.max_iou),
+        ("max_iou", choices.max_iou, usual.max_iou),
     ):
         option = "--" + name.replace("_", "-")
         settings.append(Setting(name, otherwise, "default") if said is None else Setting(name, said, option))

@@ -26,7 +26,10 @@ class Decoder(Protocol):
         """What is wrong with output shapes for that many classes; None where they fit."""
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
-        """Candidates in pixels of the model's input. Raises FailedError where scores are not finite."""
+        """Candidates in pixels of the model's input: all that reach `min_score`, and some that do not.
+
+        Raises FailedError where scores are not finite.
+        """
 
 
 class FastestDet:
@@ -36,10 +39,13 @@ class FastestDet:
     Formulas: handle_preds in the project's utils/tool.py.
     """
 
-    def __init__(self, height: int, width: int, *, min_score: float = 0.5) -> None:
-        self._size = np.array([width, height], dtype=np.float32)
-        self._min_score = np.float32(_share("min_score", min_score))
+    def __init__(self, height: int, width: int, *, min_score: float) -> None:
+        self._size = width, height
         self._min_objectness = np.float32(min_score ** (1 / 0.6))
+        self._halved = np.array([[1.0], [1.0], [0.5], [0.5]], dtype=np.float32)
+        self._grid: tuple[int, int] | None = None
+        self._origins: FloatArray
+        self._scales: FloatArray
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
         if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][:2] == (1, 5 + classes):
@@ -47,21 +53,29 @@ class FastestDet:
         return f"one output [1, {5 + classes}, rows, columns]"
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
-        grid = outputs[0][0]
-        columns = grid.shape[2]
-        cells = grid.reshape(grid.shape[0], -1)
+        _, values, rows, columns = outputs[0].shape
+        if self._grid != (rows, columns):
+            self._lay_grid(rows, columns)
+        cells = outputs[0].reshape(values, -1)
         chosen = _above(cells[0], self._min_objectness)
         if not len(chosen):
             return NOTHING
         picked = cells[:, chosen]
-        classes, best = _best(picked[5:].T)
+        classes, best = _best(picked[5:], 0)
         scores = picked[0] ** np.float32(0.6) * best ** np.float32(0.4)
-        reach = np.tanh(picked[1:3])
-        reach[0] += chosen % columns
-        reach[1] += chosen // columns
-        centres = reach.T * (self._size / np.array([columns, grid.shape[1]], dtype=np.float32))
-        sizes = self._size / (np.float32(1.0) + np.exp(-picked[3:5].T))
-        return _enough(_corners(centres, sizes), scores, classes, self._min_score)
+        # sigmoid(x) = (1 + tanh(x / 2)) / 2: so one tanh serves places and sizes, and gives half the size
+        places = np.tanh(picked[1:5] * self._halved)
+        places += self._origins[:, chosen]
+        places *= self._scales
+        return Detections(_corners(places), scores, classes)
+
+    def _lay_grid(self, rows: int, columns: int) -> None:
+        across, down = np.meshgrid(np.arange(columns), np.arange(rows))
+        ones = np.ones(rows * columns)
+        self._origins = np.stack((across.ravel(), down.ravel(), ones, ones)).astype(np.float32)
+        width, height = self._size
+        self._scales = np.array([[width / columns], [height / rows], [width / 4], [height / 4]], dtype=np.float32)
+        self._grid = rows, columns
 
 
 class Yolox:
@@ -70,10 +84,10 @@ class Yolox:
     centre = (cell + xy) * stride, size = exp(wh) * stride, score = objectness * class.
     """
 
-    def __init__(self, height: int, width: int, *, min_score: float = 0.35, strides: list[float] | None = None) -> None:
-        self._min_score = np.float32(_share("min_score", min_score))
-        origins, steps = yolo_cells(height, width, strides or [8, 16, 32])
-        self._origins, self._steps = origins, steps
+    def __init__(self, height: int, width: int, *, min_score: float, strides: list[float] | None = None) -> None:
+        self._min_score = np.float32(min_score)
+        origins, self._steps = yolo_cells(height, width, strides or [8, 16, 32])
+        self._origins = np.ascontiguousarray(origins.T)
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
         wanted = (1, len(self._steps), 5 + classes)
@@ -85,10 +99,13 @@ class Yolox:
         if not len(chosen):
             return NOTHING
         picked = cells[chosen]
-        classes, best = _best(picked[:, 5:])
-        steps = self._steps[chosen, np.newaxis]
-        centres = (picked[:, :2] + self._origins[chosen]) * steps
-        return _enough(_corners(centres, np.exp(picked[:, 2:4]) * steps), picked[:, 4] * best, classes, self._min_score)
+        classes, best = _best(picked[:, 5:], 1)
+        places = picked[:, :4].T.copy()
+        places[:2] += self._origins[:, chosen]
+        np.exp(places[2:], out=places[2:])
+        places[2:] *= np.float32(0.5)
+        places *= self._steps[chosen]
+        return Detections(_corners(places), picked[:, 4] * best, classes)
 
 
 class Yolo:
@@ -102,14 +119,14 @@ class Yolo:
         height: int,
         width: int,
         *,
-        min_score: float = 0.35,
+        min_score: float,
         layout: str = "rows",
         objectness: int = 1,
         unit: str = "pixels",
     ) -> None:
         if layout not in ("rows", "columns"):
             raise ValueError(f"layout is {layout!r}, known are rows, columns")
-        self._min_score = np.float32(_share("min_score", min_score))
+        self._min_score = np.float32(min_score)
         self._rows, self._objectness = layout == "rows", bool(objectness)
         self._unit = _unit(unit, height, width)
 
@@ -127,16 +144,18 @@ class Yolo:
         if not len(chosen):
             return NOTHING
         picked = cells[chosen]
-        classes, best = _best(picked[:, 4 + self._objectness :])
+        classes, best = _best(picked[:, 4 + self._objectness :], 1)
         scores = picked[:, 4] * best if self._objectness else best
-        return _enough(_corners(picked[:, :2], picked[:, 2:4]) * self._unit, scores, classes, self._min_score)
+        places = picked[:, :4].T.copy()
+        places[2:] *= np.float32(0.5)
+        return Detections(_corners(places) * self._unit, scores, classes)
 
 
 class Boxes:
     """`boxes`: [1, n, 6] or [n, 6], each row x1, y1, x2, y2, score, class: suppression is in the graph already."""
 
-    def __init__(self, height: int, width: int, *, min_score: float = 0.35, unit: str = "pixels") -> None:
-        self._min_score = np.float32(_share("min_score", min_score))
+    def __init__(self, height: int, width: int, *, min_score: float, unit: str = "pixels") -> None:
+        self._min_score = np.float32(min_score)
         self._unit = _unit(unit, height, width)
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
@@ -160,7 +179,7 @@ class Ssd:
         height: int,
         width: int,
         *,
-        min_score: float = 0.35,
+        min_score: float,
         boxes: int = 0,
         classes: int = 1,
         scores: int = 2,
@@ -168,7 +187,7 @@ class Ssd:
     ) -> None:
         if sorted((boxes, classes, scores, count)) != [0, 1, 2, 3]:
             raise ValueError("boxes, classes, scores and count must be 0, 1, 2 and 3 in some order")
-        self._min_score = np.float32(_share("min_score", min_score))
+        self._min_score = np.float32(min_score)
         self._places = boxes, classes, scores, count
         self._unit = _unit("normalized", height, width)
 
@@ -198,7 +217,7 @@ DECODERS: dict[str, type[FastestDet] | type[Yolox] | type[Yolo] | type[Boxes] | 
 
 
 def build_decoder(spec: Postprocess, height: int, width: int) -> Decoder:
-    """The decoder that a manifest names, for inputs of that size.
+    """The decoder that a manifest names, for inputs of that size; `min_score` is a parameter of every one.
 
     Raises BundleError for a name or parameter that this version lacks.
     """
@@ -229,28 +248,17 @@ def _above(scores: FloatArray, least: np.float32) -> ClassArray:
     return (scores >= least).nonzero()[0]
 
 
-def _best(scores: FloatArray) -> tuple[ClassArray, FloatArray]:
-    """(class, its score) of each row."""
-    return scores.argmax(axis=1), scores.max(axis=1)
+def _best(scores: FloatArray, axis: int) -> tuple[ClassArray, FloatArray]:
+    """(class, its score) along the axis of the classes."""
+    return scores.argmax(axis=axis), scores.max(axis=axis)
 
 
-def _corners(centres: FloatArray, sizes: FloatArray) -> FloatArray:
-    boxes: FloatArray = np.empty((len(centres), 4), dtype=np.float32)
-    sizes *= np.float32(0.5)
-    np.subtract(centres, sizes, out=boxes[:, :2])
-    np.add(centres, sizes, out=boxes[:, 2:])
-    return boxes
-
-
-def _enough(boxes: FloatArray, scores: FloatArray, classes: ClassArray, least: np.float32) -> Detections:
-    chosen = scores >= least
-    return Detections(boxes[chosen], scores[chosen], classes[chosen])
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} is {value:g}, expected more than 0 and at most 1")
-    return value
+def _corners(places: FloatArray) -> FloatArray:
+    """Centre and half size [4, n] (x, y, w, h) -> boxes [n, 4]."""
+    edges: FloatArray = np.empty_like(places)
+    np.subtract(places[:2], places[2:], out=edges[:2])
+    np.add(places[:2], places[2:], out=edges[2:])
+    return edges.T
 
 
 def _unit(unit: str, height: int, width: int) -> FloatArray:

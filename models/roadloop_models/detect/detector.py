@@ -1,5 +1,7 @@
 """From a detector's output tensors to what is in the image: decode, suppress, back to pixels of the image."""
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 
 from roadloop_models.bundle import Bundle
@@ -10,18 +12,33 @@ from roadloop_models.detect.letterbox import ImageLetterbox, Placement
 from roadloop_models.detect.nms import suppress
 from roadloop_models.errors import BundleError, FailedError
 
-MAX_IOU = "max_iou"
-DEFAULT_MAX_IOU = 0.45
+DEFAULT_MIN_SCORE, DEFAULT_MAX_IOU = 0.35, 0.45
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Parameters that every decoding has: from which score a detection counts, and how far two may overlap."""
+
+    min_score: float = DEFAULT_MIN_SCORE
+    max_iou: float = DEFAULT_MAX_IOU
+
+    def __post_init__(self) -> None:
+        """Raises BundleError naming the one that is out of range."""
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float) or not 0 < value <= 1:
+                raise BundleError(f"manifest.json: postprocess: params: {name} is {value!r}, expected above 0, up to 1")
 
 
 class Detector:
     """Output tensors of one image of height x width pixels -> `Detections` in pixels of that image."""
 
-    def __init__(self, decoder: Decoder, letterbox: ImageLetterbox, max_iou: float, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self, decoder: Decoder, letterbox: ImageLetterbox, thresholds: Thresholds, labels: tuple[str, ...]
+    ) -> None:
         self.labels = labels
         self._decoder = decoder
         self._letterbox = letterbox
-        self._max_iou = max_iou
+        self._thresholds = thresholds
         self._placed: Placement | None = None
 
     def misfit(self, shapes: Shapes) -> str | None:
@@ -30,7 +47,8 @@ class Detector:
 
     def __call__(self, outputs: tuple[FloatArray, ...], height: int, width: int) -> Detections:
         """Raises FailedError where the model answers with what is not finite, or with a class that has no label."""
-        found = suppress(self._decoder(outputs), self._max_iou)
+        thresholds = self._thresholds
+        found = suppress(self._decoder(outputs), thresholds.max_iou, thresholds.min_score)
         if not len(found):
             return found
         if not np.isfinite(found.boxes).all():
@@ -44,15 +62,13 @@ class Detector:
 
 
 def build_detector(spec: Postprocess, letterbox: ImageLetterbox, labels: tuple[str, ...]) -> Detector:
-    """The detector that a manifest describes. `max_iou` is a parameter of every decoding. Raises BundleError."""
+    """The detector that a manifest describes. Raises BundleError."""
     params = dict(spec.params)
-    max_iou = params.pop(MAX_IOU, DEFAULT_MAX_IOU)
-    if not isinstance(max_iou, int | float) or not 0 < max_iou <= 1:
-        raise BundleError(
-            f"manifest.json: postprocess: params: {MAX_IOU} is {max_iou!r}, expected more than 0, up to 1"
-        )
+    given = {field.name: params.pop(field.name) for field in fields(Thresholds) if field.name in params}
+    thresholds = Thresholds(**given)  # type: ignore[arg-type]
+    params["min_score"] = thresholds.min_score
     decoder = build_decoder(Postprocess(spec.name, params), letterbox.height, letterbox.width)
-    return Detector(decoder, letterbox, float(max_iou), labels)
+    return Detector(decoder, letterbox, thresholds, labels)
 
 
 def open_detector(bundle: Bundle, letterbox: ImageLetterbox) -> Detector:

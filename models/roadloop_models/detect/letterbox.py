@@ -6,6 +6,7 @@ they make of a pixel: tensor = (pixel * scale - mean) / std, by channel in the m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ LAYOUTS: tuple[str, ...] = get_args(Layout)
 ORDERS: tuple[str, ...] = get_args(Order)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placement:
     """Where an image of `image_width` x `image_height` lies in the model's input, all in pixels of that input."""
 
@@ -38,14 +39,24 @@ class Placement:
 
     def to_image(self, found: Detections) -> Detections:
         """Boxes in pixels of the model's input as boxes in pixels of the image, cut at its borders."""
-        scale_x, scale_y = self.image_width / self.width, self.image_height / self.height
-        boxes = found.boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        boxes = found.boxes * self._factors
         if self.left or self.top:
-            shifts = self.left * scale_x, self.top * scale_y
-            boxes -= np.array(shifts * 2, dtype=np.float32)
+            boxes -= self._shifts
         np.maximum(boxes, np.float32(0.0), out=boxes)
-        np.minimum(boxes, np.array([self.image_width, self.image_height] * 2, dtype=np.float32), out=boxes)
+        np.minimum(boxes, self._limits, out=boxes)
         return Detections(boxes, found.scores, found.classes)
+
+    @cached_property
+    def _factors(self) -> FloatArray:
+        return np.array([self.image_width / self.width, self.image_height / self.height] * 2, dtype=np.float32)
+
+    @cached_property
+    def _shifts(self) -> FloatArray:
+        return np.array([self.left, self.top] * 2, dtype=np.float32) * self._factors
+
+    @cached_property
+    def _limits(self) -> FloatArray:
+        return np.array([self.image_width, self.image_height] * 2, dtype=np.float32)
 
 
 class ImageLetterbox:

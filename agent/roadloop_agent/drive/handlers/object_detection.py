@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.decide import wants_capture
@@ -91,8 +90,7 @@ def detection_row(
     dropped: int,
 ) -> list[float]:
     """A sample of the stream detection, from scores and classes, best first."""
-    objects = Counter(classes)
-    counts = [float(objects[index]) for index in counted]
+    counts = [float(classes.count(index)) for index in counted]
     return [
         float(item),
         float(len(scores)),
