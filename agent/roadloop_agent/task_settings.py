@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from roadloop_models.drive_state.signals import ODD_ABOVE
+
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the settings of all tasks."""
@@ -60,5 +62,5 @@ class DriveStateSettings(TaskSettings, frozen=True, kw_only=True):
 
     period_s: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 1.0
     """How often a decision is made, in source time."""
-    odd_above: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
+    odd_above: Annotated[float, msgspec.Meta(gt=0, le=100)] = ODD_ABOVE
     """A signal of a greater oddness is told as odd; 1 is what one in a hundred sound windows exceeds."""

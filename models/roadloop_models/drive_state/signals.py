@@ -46,5 +46,7 @@ SIGNALS = (
 NAMES = tuple(signal.name for signal in SIGNALS)
 COUNT = len(SIGNALS)
 SPEED = NAMES.index("Speed")
+ODD_ABOVE = 2.0
+"""A signal of a greater oddness is called odd, unless a vehicle is told otherwise."""
 CLIP = 3.0
 """Scaled values are clipped to this: what lies outside is as odd as the border."""

@@ -17,6 +17,7 @@ from roadloop_models.drive_state.judging import (
     state_figures,
     window_ends,
 )
+from roadloop_models.drive_state.signals import ODD_ABOVE
 from roadloop_models.drive_state.window import ROWS, FloatArray, ObdWindow
 from roadloop_models.errors import BundleError, DataError
 from roadloop_models.preprocess import build_preprocess
@@ -107,6 +108,7 @@ class DriveState:
             return {}, 0
         forecast = np.array([decision.speed_10s_mps for decision, _, _ in decisions], dtype=np.float32)[known]
         figures = speed_figures(rows, forecast, training)
+        figures["share_above_2"] = float(np.mean([decision.anomaly > ODD_ABOVE for decision, _, _ in decisions]))
         named = [
             (decision.probabilities, state, drive) for decision, state, drive in decisions if state != UNKNOWN_STATE
         ]

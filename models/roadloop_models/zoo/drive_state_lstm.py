@@ -22,7 +22,7 @@ class DriveStateLstm(nn.Module):  # type: ignore[misc]
     is read once whole and once for each signal, which is then hidden as if the vehicle did not have it.
     """
 
-    def __init__(self, signals: int, features: int, width: int = 48, hidden: int = 64) -> None:
+    def __init__(self, signals: int, features: int, width: int = 40, hidden: int = 64) -> None:
         super().__init__()
         self.signals = signals
         self.stem = nn.Linear(signals * features, width)
