@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks import get_task
+from tests.fakes.detector_files import fastestdet_file, write_labels
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -34,6 +36,7 @@ class Reader:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin",
             "FACTORY": str(packaged_bundles()["traffic-sign"].parent),
             "DATA": str(data),
+            "OBJECTS": str(data),
         }
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -111,9 +114,23 @@ def reader(tmp_path: Path, made_data: Path) -> Iterator[Reader]:
 @pytest.fixture(scope="module")
 def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made-data")
-    for task in ("traffic-sign", "traffic-speed"):
+    for task in ("traffic-sign", "traffic-speed", "object-detection"):
         get_task(task).write_made_data(folder, seed=3)
+    write_detector(folder)
     return folder
+
+
+def write_detector(folder: Path) -> None:
+    """A made detector under the name of a real one, and a clip of what it finds."""
+    (folder / "models").mkdir()
+    (folder / "video").mkdir()
+    fastestdet_file(folder / "models" / "FastestDet.onnx")
+    write_labels(folder / "models" / "coco.names")
+    clip = folder / "video" / "solidWhiteRight.mp4"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
+    for path in sorted((folder / "objects").glob("*.png")):
+        writer.write(cv2.imread(str(path)))
+    writer.release()
 
 
 def blocks(page: Path) -> list[str]:
