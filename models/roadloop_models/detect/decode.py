@@ -60,12 +60,12 @@ class FastestDet:
         chosen = _above(cells[0], self._min_objectness)
         if not len(chosen):
             return NOTHING
-        picked = cells[:, chosen]
+        picked = cells.take(chosen, axis=1)
         classes, best = _best(picked[5:], 0)
         scores = picked[0] ** np.float32(0.6) * best ** np.float32(0.4)
         # sigmoid(x) = (1 + tanh(x / 2)) / 2: so one tanh serves places and sizes, and gives half the size
         places = np.tanh(picked[1:5] * self._halved)
-        places += self._origins[:, chosen]
+        places += self._origins.take(chosen, axis=1)
         places *= self._scales
         return Detections(_corners(places), scores, classes)
 
@@ -101,10 +101,10 @@ class Yolox:
         picked = cells[chosen]
         classes, best = _best(picked[:, 5:], 1)
         places = picked[:, :4].T.copy()
-        places[:2] += self._origins[:, chosen]
+        places[:2] += self._origins.take(chosen, axis=1)
         np.exp(places[2:], out=places[2:])
         places[2:] *= np.float32(0.5)
-        places *= self._steps[chosen]
+        places *= self._steps.take(chosen)
         return Detections(_corners(places), picked[:, 4] * best, classes)
 
 

@@ -1,7 +1,6 @@
 """What a detector found in one image."""
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -9,9 +8,8 @@ FloatArray = npt.NDArray[np.float32]
 ClassArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Detections:
-    """Objects found, best score first."""
+class Detections(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """Objects found, best score first. A plain struct: several are made for every frame."""
 
     boxes: FloatArray
     """float32 [n, 4]: x1, y1, x2, y2 in pixels of the original image, origin top left."""

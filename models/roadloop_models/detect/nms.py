@@ -8,6 +8,8 @@ import numpy as np
 
 from roadloop_models.detect.detections import NOTHING, ClassArray, Detections, FloatArray
 
+FEW = 32
+"""Up to so many boxes, plain floats are quicker than a dozen numpy calls."""
 MAX_CANDIDATES = 256
 """Boxes that are compared with each other, the best of them; a frame of the road has far fewer."""
 
@@ -21,9 +23,9 @@ def suppress(found: Detections, max_iou: float, min_score: float = 0.0) -> Detec
     if enough == 0:
         return NOTHING
     order = (-found.scores).argsort(kind="stable")[: min(enough, MAX_CANDIDATES)]
-    if len(order) > 1:
-        order = order[_kept(found.boxes[order].T, found.classes[order], max_iou)]
-    return Detections(found.boxes[order], found.scores[order], found.classes[order])
+    edges, classes = found.boxes.T.take(order, axis=1), found.classes.take(order)
+    kept = (_kept_of_few if len(order) <= FEW else _kept_of_many)(edges, classes, max_iou)
+    return Detections(edges.take(kept, axis=1).T, found.scores.take(order.take(kept)), classes.take(kept))
 
 
 def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
@@ -38,8 +40,28 @@ def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
     return shares
 
 
-def _kept(edges: FloatArray, classes: ClassArray, max_iou: float) -> list[int]:
+def _kept_of_few(edges: FloatArray, classes: ClassArray, max_iou: float) -> list[int]:
     """Places of the boxes to keep, of boxes [4, n] (x1, y1, x2, y2) from the best to the worst."""
+    share = max_iou / (1.0 + max_iou)
+    places: list[int] = []
+    kept: list[tuple[float, float, float, float, float, int]] = []
+    rows = zip(*edges.tolist(), classes.tolist(), strict=True)
+    for place, (left, top, right, bottom, index) in enumerate(rows):
+        area = (right - left) * (bottom - top)
+        for its_left, its_top, its_right, its_bottom, its_area, its_class in kept:
+            if its_class != index or its_left >= right or its_right <= left or its_top >= bottom or its_bottom <= top:
+                continue
+            shared = (min(right, its_right) - max(left, its_left)) * (min(bottom, its_bottom) - max(top, its_top))
+            if shared > share * (area + its_area):  # as below
+                break
+        else:
+            places.append(place)
+            kept.append((left, top, right, bottom, area, index))
+    return places
+
+
+def _kept_of_many(edges: FloatArray, classes: ClassArray, max_iou: float) -> list[int]:
+    """The same for a crowd: every box with every other at once."""
     lower = np.maximum(edges[:2, :, np.newaxis], edges[:2, np.newaxis])
     sides = np.minimum(edges[2:, :, np.newaxis], edges[2:, np.newaxis])
     sides -= lower
