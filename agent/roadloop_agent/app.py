@@ -160,9 +160,12 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     ]
     subscribers: dict[str, Subscriber] = {}
     captures = []
-    for name in dict.fromkeys(table.source for table in tables.values()):
+    active = {slot: table for slot, table in tables.items() if table.rate_hz > 0}
+    for slot in tables.keys() - active.keys():
+        mailboxes[slot].end()
+    for name in dict.fromkeys(table.source for table in active.values()):
         source = config.profile.sources[name]
-        readers = {slot: table for slot, table in tables.items() if table.source == name}
+        readers = {slot: table for slot, table in active.items() if table.source == name}
         subscribers |= {
             slot: Subscriber(mailboxes[slot], 1.0 / (source.speed * table.rate_hz)) for slot, table in readers.items()
         }
@@ -186,7 +189,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             [
                 Regulated(slot.name, slot.table.priority, slot.work, subscribers[slot.name])
                 for slot in slots
-                if slot.name not in lossless
+                if slot.name in active and slot.name not in lossless
             ],
             _thermometer(config),
             clock,

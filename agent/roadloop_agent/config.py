@@ -211,7 +211,8 @@ class SlotTable(_Table, frozen=True, kw_only=True):
     runtime: Runtime
     precision: Precision = "int8"
     source: str
-    rate_hz: Rate
+    rate_hz: Annotated[float, msgspec.Meta(ge=0, le=10_000)]
+    """Frames a second at most; 0: paused, the model stays loaded and gets none."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
     """Where not everything can run, the slots of lower priority give way first."""
     deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None

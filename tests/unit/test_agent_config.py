@@ -55,7 +55,7 @@ def test_a_broken_vehicle_file_is_refused_by_file_and_field(name: str, says: str
         ("profile-unknown-task", r"slots\.sign\.task: 'traffic-signs' is unknown; did you mean 'traffic-sign'"),
         ("profile-unknown-runtime", r"Invalid enum value 'onyx'.*slots"),
         ("profile-unknown-source", r"slots\.sign\.source: there is no \[sources\.camra\]; did you mean 'camera'\?"),
-        ("profile-rate-zero", r"> 0.*slots.*rate_hz"),
+        ("profile-rate-negative", r">= 0.*slots.*rate_hz"),
         ("profile-source-of-another-task", r"'camera' gives speeds, traffic-sign takes image"),
         ("profile-part-beyond-the-last", r"sources\.camera\.select: '3/3': parts are counted from 0 to 2"),
         ("profile-rows-upside-down", r"sources\.camera\.last_row is before first_row"),

@@ -105,6 +105,11 @@ class Outbox:
                 self._flush_stream(name)
             self._enqueue(encode_ipc(Produced(boot=self._boot, last_seq=dict(self._last_seq), ended=ended)))
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything is to be sent by the next `flush`, or the one after it."""
+        return bool(self._pending or self._backlog or self._later)
+
     def is_empty(self) -> bool:
         """Whether everything is in the pipe."""
         with self._lock:

@@ -27,6 +27,8 @@ from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.05
+_IDLE_WAIT_S = 0.25
+"""Where nothing waits to be sent or switched: every wake-up of an idle vehicle costs."""
 _FAREWELL_S = 1.5
 _LOADS_AT_START = 2
 
@@ -157,7 +159,8 @@ class Drive:
                 continue
 
     def _listen(self) -> None:
-        readable, _, _ = select.select([self._pipe.fileno(), self._announcer.fileno()], [], [], _WAIT_S)
+        wait_s = _WAIT_S if self._switching or self._outbox.waits else min(_IDLE_WAIT_S, self._health_period_s)
+        readable, _, _ = select.select([self._pipe.fileno(), self._announcer.fileno()], [], [], wait_s)
         if self._announcer.fileno() in readable:
             self._announcer.send()
         if self._pipe.fileno() not in readable:

@@ -21,7 +21,7 @@ MAX_ITEM_BYTES = 8 << 20
 _QUEUED = 32
 _REMEMBERED = 16_384
 """Items of which it is known that they were sent: the same content is not sent again."""
-_WAIT_S = 0.1
+_WAIT_S = 0.5
 _MEDIA_TYPE = "image/png"
 
 

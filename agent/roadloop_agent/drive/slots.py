@@ -19,7 +19,7 @@ from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import RoadloopError
 
 _LOG = logging.getLogger(__name__)
-_WAIT_S = 0.1
+_WAIT_S = 0.5
 
 
 @dataclass

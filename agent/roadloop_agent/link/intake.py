@@ -16,7 +16,7 @@ from roadloop_models.errors import DiskFullError, MessageError
 
 _LOG = logging.getLogger(__name__)
 _MESSAGES_AT_ONCE = 256
-_WAIT_S = 0.1
+_WAIT_S = 0.25
 _QUIET_S = 0.3
 """When link stops: how long nothing may come from drive before the pipe counts as empty."""
 _WAITING_BYTES = 8 << 20
