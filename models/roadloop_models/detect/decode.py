@@ -243,14 +243,15 @@ def yolo_cells(height: int, width: int, strides: Sequence[float]) -> tuple[Float
 
 def _above(scores: FloatArray, least: np.float32) -> ClassArray:
     """The indices of scores of at least `least`. Raises FailedError where one is not finite (NaN is above nothing)."""
-    if len(scores) and not math.isfinite(scores.max()):
+    # ufunc.reduce, because ndarray.max passes through Python once more: that costs as much as the maximum itself
+    if len(scores) and not math.isfinite(np.maximum.reduce(scores)):
         raise FailedError("the detector answers with scores that are not finite")
     return (scores >= least).nonzero()[0]
 
 
 def _best(scores: FloatArray, axis: int) -> tuple[ClassArray, FloatArray]:
     """(class, its score) along the axis of the classes."""
-    return scores.argmax(axis=axis), scores.max(axis=axis)
+    return scores.argmax(axis=axis), np.maximum.reduce(scores, axis=axis)
 
 
 def _corners(places: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """From a detector's output tensors to what is in the image: decode, suppress, back to pixels of the image."""
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -51,9 +52,11 @@ class Detector:
         found = suppress(self._decoder(outputs), thresholds.max_iou, thresholds.min_score)
         if not len(found):
             return found
-        if not np.isfinite(found.boxes).all():
+        if not math.isfinite(np.add.reduce(found.boxes, axis=None)):
             raise FailedError("the model answers with boxes that are not finite")
-        if found.classes.view(np.uint64).max() >= len(self.labels):  # unsigned: a class below 0 is none either
+        if np.maximum.reduce(found.classes.view(np.uint64)) >= len(
+            self.labels
+        ):  # unsigned: a class below 0 is none either
             raise FailedError(f"the model answers a class beyond the {len(self.labels)} labels of the bundle")
         placed = self._placed
         if placed is None or (placed.image_height, placed.image_width) != (height, width):
