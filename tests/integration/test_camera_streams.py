@@ -1,5 +1,8 @@
 """Cameras as OpenCV opens them: an RTSP stream that is cut, falls silent, asks for a password; devices that are not."""
 
+import contextlib
+import http.server
+import logging
 import socket
 import subprocess
 import sys
@@ -7,8 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from roadloop_agent.drive.capture import Capture, Subscriber
@@ -89,6 +94,31 @@ def test_an_rtsp_camera_is_read_cut_off_and_read_again() -> None:
             assert captured.capture.collect_error() is None
 
 
+def test_motion_jpeg_over_http_is_read() -> None:
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            image = cv2.imencode(".jpg", np.full((96, 128, 3), 90, dtype=np.uint8))[1].tobytes()
+            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(image), image)
+            with contextlib.suppress(OSError):  # until who looks is gone
+                while True:
+                    self.wfile.write(part)
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with capturing(CameraSource(url=f"http://127.0.0.1:{server.server_address[1]}/front.mjpg")) as captured:
+            frame = captured.frame()
+            assert frame.data.shape == (96, 128, 3) and abs(int(frame.data.mean()) - 90) <= 2
+            assert captured.frame().number > frame.number
+        server.shutdown()
+
+
 def test_a_stream_that_falls_silent_is_opened_again() -> None:
     with (
         RtspCamera() as camera,
@@ -149,6 +179,64 @@ def test_a_device_that_is_not_there_is_named() -> None:
         Cv2Device(CameraSource(device="/dev/video-none")).open()
     with pytest.raises(RetryLaterError, match=r"/dev/null: cannot be opened"):
         Cv2Device(CameraSource(device="/dev/null")).open()
+
+
+class FakeVideoCapture:
+    """V4L2 as OpenCV shows it, of a camera that can only do 640 x 480 and says when its buffers were filled."""
+
+    def __init__(self, device: str, backend: int) -> None:
+        assert backend == cv2.CAP_V4L2
+        self.asked: list[tuple[int, float]] = []
+        self.reads = 0
+        self.released = False
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, prop: int, value: float) -> bool:
+        self.asked.append((prop, value))
+        return prop not in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+
+    def get(self, prop: int) -> float:
+        sizes = {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0}
+        return sizes.get(prop, 12_345.0 if prop == cv2.CAP_PROP_POS_MSEC else 0.0)
+
+    def read(self) -> tuple[bool, object]:
+        self.reads += 1
+        return (True, np.zeros((480, 640, 3), dtype=np.uint8)) if self.reads == 1 else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_v4l2_device_is_asked_for_its_format_first_and_may_give_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    captures: list[FakeVideoCapture] = []
+
+    def open_fake(device: str, backend: int) -> FakeVideoCapture:
+        captures.append(FakeVideoCapture(device, backend))
+        return captures[-1]
+
+    monkeypatch.setattr(cv2, "VideoCapture", open_fake)
+    node = tmp_path / "video0"
+    node.touch()
+    device = Cv2Device(CameraSource(device=str(node), width=1280, height=720, fps=30, fourcc="MJPG"))
+    with caplog.at_level(logging.WARNING):
+        device.open()
+    assert captures[0].asked == [
+        (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
+        (cv2.CAP_PROP_FRAME_WIDTH, 1280),
+        (cv2.CAP_PROP_FRAME_HEIGHT, 720),
+        (cv2.CAP_PROP_FPS, 30),
+        (cv2.CAP_PROP_BUFFERSIZE, 1),
+    ]
+    assert f"{node}: asked for 1280x720, gives 640x480" in caplog.text
+    shot = device.read()
+    assert shot is not None and shot.image.shape == (480, 640, 3) and shot.t_source_s == 12.345
+    assert device.read() is None
+    device.release()
+    assert captures[0].released
 
 
 @pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")

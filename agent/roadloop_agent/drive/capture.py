@@ -11,6 +11,8 @@ from roadloop_models.errors import FailedError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.1
+_LOG_EVERY_S = 60.0
+"""How often it is logged that something was passed over; it is reported every time."""
 _SMOOTHING = 0.2
 """Weight of the newest interval in the measured pace of a live source."""
 
@@ -79,6 +81,7 @@ class Capture:
         self._last: Frame | None = None
         self._down: RoadloopError | None = None
         self._passed_over: RoadloopError | None = None
+        self._log_due_s = 0.0
 
     def collect_error(self) -> RoadloopError | None:
         """Why there are no frames now; else the last thing that was passed over since the last call."""
@@ -111,8 +114,9 @@ class Capture:
         self._wait_s = min(2 * self._wait_s, self._reopen_max_s)
 
     def _pass_over(self, error: RoadloopError) -> None:
-        if self._passed_over is None:
+        if self._clock() >= self._log_due_s:
             _LOG.warning("source %s: %s", self.name, error)
+            self._log_due_s = self._clock() + _LOG_EVERY_S
         self._passed_over = error
 
     def _read(self, stop: threading.Event, beat: Callable[[], None]) -> None:
