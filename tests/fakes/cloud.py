@@ -107,7 +107,8 @@ def batch_message(
     vehicle: str, first_seq: int, last_seq: int, boot: int = 1, stream: str = "health"
 ) -> tuple[str, bytes]:
     """A batch of health samples whose `decisions` are their sequence numbers, so that a mix-up shows."""
-    rows = [[0, 1, seq, 0, 100.0, 200.0, 0, 50.0] for seq in range(first_seq, last_seq + 1)]
+    more = [0.0] * (len(HEALTH.fields) - 8)
+    rows = [[0, 1, seq, 0, 100.0, 200.0, 0, 50.0, *more] for seq in range(first_seq, last_seq + 1)]
     columns = encode_columns(HEALTH.fields, [1_700_000_000_000 + row[2] for row in rows], rows)  # type: ignore[misc]
     batch = TelemetryBatch(boot=boot, first_seq=first_seq, last_seq=last_seq, columns=columns)
     return channels.TELEMETRY.topic(vehicle, stream=stream), encode(channels.TELEMETRY, batch)

@@ -14,7 +14,7 @@ import pytest
 
 from roadloop_cloud.app import PROCESSES
 from roadloop_cloud.workspace import Workspace
-from tests.fakes.cloud import batch_message
+from tests.fakes.cloud import batch_message, lost_message
 from tests.fakes.live_cloud import LiveCloud, free_port, wait_until
 
 ROADLOOP = [sys.executable, "-P", "-c", "from roadloop_cloud.cli import main; main()"]
@@ -115,7 +115,8 @@ def test_the_broker_in_the_foreground_is_the_broker(cloud: LiveCloud) -> None:
 def test_what_the_fleet_sent_can_be_asked_for(cloud: LiveCloud) -> None:
     workspace = ("--workspace", cloud.app.workspace.root)
     with cloud.broker(), cloud.ingest(), cloud.vehicle("van-1") as van:
-        van.send([batch_message("van-1", 1, 20)], lambda: van.covers(20))
+        lost = lost_message("van-1", 21, 25, "spool-full:low-value")
+        van.send([batch_message("van-1", 1, 20), lost], lambda: van.covers(25))
     assert run("telemetry", "query", "SELECT max(decisions) AS top FROM health", *workspace) == [{"top": 20.0}]
     assert run("telemetry", "move", *workspace) == {"batches": 1, "samples": 20}
     rows = run("telemetry", "query", "--stream", "health", "--vehicle", "van-1", "--limit", "3", *workspace)
@@ -123,6 +124,11 @@ def test_what_the_fleet_sent_can_be_asked_for(cloud: LiveCloud) -> None:
     gaps = run("telemetry", "gaps", *workspace)
     assert gaps["streams"][0]["missing"] == []
     assert gaps["totals"]["stored"] == 20
+    assert gaps["streams"][0]["lost"] == gaps["totals"]["lost_because"] == {"spool-full:low-value": 5}
+    for command in ("gaps", "totals"):
+        line = [*ROADLOOP, "telemetry", command, *map(str, workspace)]
+        shown = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert "5 spool-full:low-value" in " ".join(shown.stdout.split())
     epoch = run("telemetry", "new-epoch", *workspace)["epoch"]
     assert run("telemetry", "new-epoch", *workspace)["epoch"] > epoch
 

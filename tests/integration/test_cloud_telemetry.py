@@ -24,7 +24,7 @@ from roadloop_models.contract.columns import encode_columns
 from roadloop_models.contract.messages import TelemetryBatch
 from roadloop_models.contract.streams import Field
 from roadloop_models.errors import BadInputError, ConfigError, RetryLaterError
-from tests.fakes.cloud import batch_message, fresh_database, lost_message
+from tests.fakes.cloud import batch_message, blob_messages, fresh_database, lost_message
 
 
 class Killed(BaseException):
@@ -187,6 +187,20 @@ def test_totals_and_gaps_tell_stored_lost_and_missing_apart(store: Store) -> Non
     assert account.missing == ((16, 30),)
     assert account.lost == {"spool-full": 5}
     assert store.telemetry.gaps("van-2") == []
+
+
+def test_losses_are_told_with_what_they_are_because_of(store: Store) -> None:
+    store.commit(
+        lost_message("van-1", 1, 3, "pipe-full"),
+        lost_message("van-1", 4, 10, "spool-full:low-value"),
+        lost_message("van-1", 11, 12, "pipe-full"),
+        *blob_messages("van-1", b"x" * 10),
+    )
+    totals = store.telemetry.totals()
+    assert list(totals.lost_because.items()) == [("spool-full:low-value", 7), ("pipe-full", 5)]
+    assert totals.lost == sum(totals.lost_because.values())
+    account = store.telemetry.gaps("van-1")[-1]
+    assert account.lost == {"pipe-full": 5, "spool-full:low-value": 7}
 
 
 def test_a_sample_that_is_stored_twice_is_counted_as_a_duplicate(store: Store) -> None:

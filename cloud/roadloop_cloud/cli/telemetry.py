@@ -7,6 +7,7 @@ import click
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, details, table
+from roadloop_cloud.telemetry.account import Totals
 from roadloop_models.errors import BadInputError
 
 SHOWN_ROWS = 50
@@ -74,7 +75,7 @@ def gaps(app: Application, output: Output, vehicle: str | None) -> None:
             account.stream,
             account.highest_seq,
             account.stored,
-            ", ".join(f"{count} {reason}" for reason, count in account.lost.items()) or 0,
+            _reasons(account.lost) or 0,
             _spans(account.missing),
             account.redelivered,
         )
@@ -84,21 +85,21 @@ def gaps(app: Application, output: Output, vehicle: str | None) -> None:
     output.result(
         {"totals": asdict(totals), "streams": [asdict(account) for account in accounts]},
         table(columns, shown),
-        details(asdict(totals), title="whole fleet, counted in storage"),
+        details(_shown(totals), title="whole fleet, counted in storage"),
     )
 
 
 @command.command()
 @with_application
 def totals(app: Application, output: Output) -> None:
-    """Samples of the whole fleet: produced, stored, stored twice, lost, and bytes on the wire for each.
+    """Samples of the whole fleet: produced, stored, stored twice, lost and because of what, and bytes on the wire.
 
     \b
     Example:
       roadloop telemetry totals --json
     """
-    counted = asdict(app.telemetry.totals())
-    output.result(counted, details(counted))
+    counted = app.telemetry.totals()
+    output.result(asdict(counted), details(_shown(counted)))
 
 
 @command.command()
@@ -125,6 +126,14 @@ def new_epoch(app: Application, output: Output) -> None:
     """
     epoch = app.telemetry.begin_new_epoch()
     output.result({"epoch": epoch}, f"ledger epoch {epoch}")
+
+
+def _reasons(lost: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in lost.items())
+
+
+def _shown(totals: Totals) -> dict[str, object]:
+    return {**asdict(totals), "lost_because": _reasons(totals.lost_because) or "nothing lost"}
 
 
 def _spans(spans: tuple[tuple[int, int], ...]) -> str | int:

@@ -40,6 +40,8 @@ class Totals:
     duplicates: int
     """Samples found in storage more than once."""
     lost: int
+    lost_because: dict[str, int]
+    """The same by the reason that vehicles gave, the most frequent first."""
     missing: int
     redelivered: int
     bytes_per_sample: float
@@ -82,6 +84,10 @@ def totals(database: Database, reader: StreamReader) -> Totals:
                 LedgerStream.stream != BLOB_STREAM
             )
         ).one()
+        size = func.sum(LostSamples.last_seq - LostSamples.first_seq + 1)
+        reasons = session.execute(
+            select(LostSamples.reason, size).where(LostSamples.stream != BLOB_STREAM).group_by(LostSamples.reason)
+        ).all()
     produced, accounted, lost, stored_bytes, redelivered = (int(value) for value in row)
     stored = duplicates = 0
     for stream in reader.streams():
@@ -95,6 +101,7 @@ def totals(database: Database, reader: StreamReader) -> Totals:
         stored=stored,
         duplicates=duplicates,
         lost=lost,
+        lost_because={reason: int(count) for reason, count in sorted(reasons, key=lambda row: (-row[1], row[0]))},
         missing=produced - stored - lost,
         redelivered=redelivered,
         bytes_per_sample=round(stored_bytes / accounted, 2) if accounted else 0.0,
