@@ -24,7 +24,7 @@ def suppress(found: Detections, max_iou: float, min_score: float = 0.0) -> Detec
         return NOTHING
     order = (-found.scores).argsort(kind="stable")[: min(enough, MAX_CANDIDATES)]
     edges, classes = found.boxes.T.take(order, axis=1), found.classes.take(order)
-    kept = (_kept_of_few if len(order) <= FEW else _kept_of_many)(edges, classes, max_iou)
+    kept = np.array((_kept_of_few if len(order) <= FEW else _kept_of_many)(edges, classes, max_iou))
     return Detections(edges.take(kept, axis=1).T, found.scores.take(order.take(kept)), classes.take(kept))
 
 
