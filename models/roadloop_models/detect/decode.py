@@ -17,6 +17,7 @@ from roadloop_models.errors import BundleError, FailedError
 Shapes = Sequence[tuple[int, ...]]
 Params = dict[str, float | int | str | list[float]]
 UNITS = ("pixels", "normalized")
+_OBJECTNESS_POWER, _CLASS_POWER = np.float32(0.6), np.float32(0.4)
 
 
 class Decoder(Protocol):
@@ -62,7 +63,7 @@ class FastestDet:
             return NOTHING
         picked = cells.take(chosen, axis=1)
         classes, best = _best(picked[5:], 0)
-        scores = picked[0] ** np.float32(0.6) * best ** np.float32(0.4)
+        scores = picked[0] ** _OBJECTNESS_POWER * best**_CLASS_POWER
         # sigmoid(x) = (1 + tanh(x / 2)) / 2: so one tanh serves places and sizes, and gives half the size
         places = np.tanh(picked[1:5] * self._halved)
         places += self._origins.take(chosen, axis=1)

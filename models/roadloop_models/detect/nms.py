@@ -19,10 +19,11 @@ def suppress(found: Detections, max_iou: float, min_score: float = 0.0) -> Detec
 
     Best first; equal scores keep their order.
     """
-    enough = int(np.count_nonzero(found.scores >= np.float32(min_score)))
-    if enough == 0:
+    order = (-found.scores).argsort(kind="stable")[:MAX_CANDIDATES]
+    if min_score > 0:
+        order = order[: np.count_nonzero(found.scores >= min_score)]
+    if not len(order):
         return NOTHING
-    order = (-found.scores).argsort(kind="stable")[: min(enough, MAX_CANDIDATES)]
     edges, classes = found.boxes.T.take(order, axis=1), found.classes.take(order)
     kept = np.array((_kept_of_few if len(order) <= FEW else _kept_of_many)(edges, classes, max_iou))
     return Detections(edges.take(kept, axis=1).T, found.scores.take(order.take(kept)), classes.take(kept))
