@@ -28,6 +28,7 @@ from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import FromDrive, Pipe
 from roadloop_agent.log import setup_logging
 from roadloop_agent.memory import Tidy, hand_back
+from roadloop_agent.suspend import AwakeClock, SleepWatch
 from roadloop_agent.update.store import Store
 from roadloop_agent.watch import child_command
 from roadloop_models import __version__
@@ -262,7 +263,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         watch=mailroom.watch,
         clock=clock,
     )
-    updates = build_updates(config, mailroom, clock)
+    updates = build_updates(config, mailroom, AwakeClock(clock))
     network = config.network
     traffic = Traffic({"metered": network.on_metered, "unmetered": network.on_unmetered}, spool.kept())
     session = Session(
@@ -299,6 +300,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         clock=clock,
         beat=partial(heartbeat.beat, "owner"),
         tidy=Tidy(hand_back, clock),
+        sleep=SleepWatch(partial(time.clock_gettime, time.CLOCK_BOOTTIME)),
     )
 
     def dispatch(message: FromDrive) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tests.bench import latency, memory, signals, video, wire
+from tests.bench import latency, memory, resume, signals, video, wire
 from tests.bench.figures import Result
 
-_PARTS = (latency, memory, signals, video, wire)
+_PARTS = (latency, memory, resume, signals, video, wire)
 
 
 def figures(data: Path | None) -> list[Result]:

@@ -37,6 +37,7 @@ from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_agent.memory import Tidy
 from roadloop_agent.socketpair import make_socketpair
+from roadloop_agent.suspend import SleepWatch
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import decode, encode
 from roadloop_models.contract.messages import (
@@ -274,6 +275,7 @@ class World:
         self.spool = Spool(directory / "spool.sqlite", 1 << 20, 60.0, 0.0)
         self.transport, self.updates, self.status = FakeTransport(self.mailroom.post), FakeUpdates(), FakeStatus()
         traffic = Traffic({"metered": NetworkTable().on_metered, "unmetered": NetworkTable().on_unmetered}, {})
+        self.boot_s = 0.0
         self.link = Link(
             vehicle=VAN,
             hardware="test",
@@ -294,6 +296,7 @@ class World:
             clock=time.monotonic,
             beat=lambda: None,
             tidy=Tidy(lambda: None, time.monotonic),
+            sleep=SleepWatch(lambda: self.boot_s),
         )
 
     def run(self, what: str, reached: Callable[[], bool]) -> None:

@@ -16,6 +16,7 @@ from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
 from roadloop_agent.link.spool import CursorEffect, SpoolStats
 from roadloop_agent.memory import Tidy
+from roadloop_agent.suspend import SleepWatch
 from roadloop_models import __version__
 from roadloop_models.contract import channels
 from roadloop_models.contract.channels import parse_topic
@@ -181,6 +182,7 @@ class Link:
         clock: Callable[[], float],
         beat: Callable[[], None],
         tidy: Tidy,
+        sleep: SleepWatch,
     ) -> None:
         self._vehicle = vehicle
         self._hardware = hardware
@@ -194,6 +196,7 @@ class Link:
         self._clock = clock
         self._beat = beat
         self._tidy = tidy
+        self._sleep = sleep
         self._boot = 0
         self._desired_version = desired_version
         self._slots: dict[str, ReportedSlot] = {}
@@ -220,6 +223,7 @@ class Link:
         """Until `stop`."""
         while not stop.is_set():
             self._mailroom.heard()
+            self._notice_sleep()
             self._act()
             self._beat()
             self._tend()
@@ -227,6 +231,14 @@ class Link:
             self._show_status()
             self._wait()
         self._show_status(force=True)
+
+    def _notice_sleep(self) -> None:
+        """A connection does not survive a suspend, though nobody says so: it is made anew, without waiting."""
+        slept_s = self._sleep.slept_s()
+        if slept_s:
+            now_s = self._clock()
+            self._drop(Disconnect(f"nothing ran for {slept_s:.0f} s: suspended?"), now_s)
+            self._session.resumed(now_s)
 
     def drain(self, timeout_s: float) -> None:
         """Send what is left while there is a connection; what the cloud has not committed by then stays on disk."""

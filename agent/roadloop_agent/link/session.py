@@ -186,6 +186,10 @@ class Session:
         self._failures += 1
         self._next_attempt_s = now_s + ceiling_s * (0.5 + 0.5 * self._random())
 
+    def resumed(self, now_s: float) -> None:
+        """The vehicle was suspended: what failed before says nothing about now."""
+        self._failures, self._next_attempt_s = 0, now_s
+
     def acked(self, token: int, now_s: float) -> None:
         """The broker has answered a publication: the connection works in both directions."""
         self._failures = 0
