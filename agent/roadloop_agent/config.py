@@ -13,7 +13,7 @@ import msgspec
 from roadloop_agent.hardware_config import CameraSource, ThermalTable, check_camera, check_thermal
 from roadloop_agent.onboard import ON_BOARD, Feed, task_settings
 from roadloop_agent.signals_config import MadeDriveSource, SignalsSource, check_signals, may_give
-from roadloop_models.bundle.manifest import Name, Precision, Runtime
+from roadloop_models.bundle.manifest import CPU_PROVIDERS, Name, Precision, Runtime
 from roadloop_models.contract.channels import MAX_MESSAGE_BYTES, check_vehicle_id
 from roadloop_models.errors import ConfigError, MessageError
 from roadloop_models.settings import nearest, read_settings
@@ -210,6 +210,8 @@ class SlotTable(_Table, frozen=True, kw_only=True):
     task: Name
     runtime: Runtime
     precision: Precision = "int8"
+    providers: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = CPU_PROVIDERS
+    """ONNX Runtime's execution providers in the order of preference; what the session really got is reported."""
     source: str
     rate_hz: Annotated[float, msgspec.Meta(ge=0, le=10_000)]
     """Frames a second at most; 0: paused, the model stays loaded and gets none."""
@@ -343,6 +345,8 @@ def load_profile(path: Path) -> ProfileFile:
         where = f"{path}: slots.{name}"
         if slot.task not in ON_BOARD:
             raise ConfigError(f"{where}.task: '{slot.task}' is unknown{nearest(slot.task, ON_BOARD)}")
+        if slot.runtime != "onnx" and slot.providers != CPU_PROVIDERS:
+            raise ConfigError(f"{where}.providers: only ONNX Runtime has them, the slot's runtime is {slot.runtime}")
         task_settings(slot.task, slot.settings, f"{where}.settings")
         if slot.source not in profile.sources:
             near = nearest(slot.source, profile.sources)

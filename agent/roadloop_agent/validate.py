@@ -96,7 +96,7 @@ def _signals_of(report: SlotReport, surveys: dict[str, Survey]) -> tuple[SignalR
 def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -> SlotReport:
     if ref.task != table.task:
         raise ConfigError(f"slots.{name}: is for {table.task}, its release is of {ref.task}")
-    model = load_model(directory, table.variant_key, ref)
+    model = load_model(directory, table.variant_key, ref, table.providers)
     with contextlib.closing(model):
         providers = model.runner.providers
     return SlotReport(

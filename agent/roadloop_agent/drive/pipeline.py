@@ -1,5 +1,6 @@
 """A model made ready to drive: its bundle, its runner, and the functions on both sides of it."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 from roadloop_models import __version__
 from roadloop_models.bundle import Bundle, Variant
 from roadloop_models.bundle.golden import golden_inputs
+from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import BundleError
 from roadloop_models.runners import FloatArray, Runner, open_runner
 from roadloop_models.tasks import get_task
 
+_LOG = logging.getLogger(__name__)
 _WARM_UP_RUNS = 3
 
 
@@ -46,8 +49,12 @@ class Model:
         self.runner.close()
 
 
-def load_model(directory: Path, variant_key: str, ref: ReleaseRef | None = None) -> Model:
+def load_model(
+    directory: Path, variant_key: str, ref: ReleaseRef | None = None, providers: tuple[str, ...] = CPU_PROVIDERS
+) -> Model:
     """Open one variant of a bundle and run it until it is warm.
+
+    `providers`: what ONNX Runtime is to use, in order of preference; what it lacks it does without, and says so.
 
     Raises BundleError where it is damaged, not the one `ref` pins, or made for a newer agent; VariantMissingError;
     RuntimeMissingError.
@@ -61,7 +68,9 @@ def load_model(directory: Path, variant_key: str, ref: ReleaseRef | None = None)
     variant = bundle.variant_by_key(variant_key)
     task = get_task(bundle.manifest.task)
     preprocess, postprocess = task.preprocessor(bundle.manifest), task.postprocessor(bundle)
-    runner = open_runner(bundle, variant)
+    runner = open_runner(bundle, variant, providers=providers)
+    if variant.runtime == "onnx" and (missing := [name for name in providers if name not in runner.providers]):
+        _LOG.warning("%s: no %s here; it runs with %s", directory, ", ".join(missing), ", ".join(runner.providers))
     inputs = golden_inputs(bundle.manifest.golden, tuple(tensor.shape for tensor in variant.inputs))[0]
     for _ in range(_WARM_UP_RUNS):
         runner.run(inputs)

@@ -129,7 +129,8 @@ class Drive:
                 self._note(slot.name, error)
                 return
             try:
-                slot.offer(load_model(version.directory, slot.table.variant_key, version.ref))
+                table = slot.table
+                slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers))
             except RoadloopError as error:
                 self._note(slot.name, error)
                 if not version.on_trial:
@@ -189,7 +190,7 @@ class Drive:
             self._say_switched(slot, running)
             return
         try:
-            model = load_model(Path(message.bundle_dir), slot.table.variant_key, message.ref)
+            model = load_model(Path(message.bundle_dir), slot.table.variant_key, message.ref, slot.table.providers)
         except RoadloopError as error:
             _LOG.error("slot %s: %s", slot.name, error)
             answer = Switched(

@@ -19,6 +19,8 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_FILES = 64
 
 Runtime = Literal["onnx", "tflite"]
+CPU_PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
+"""The execution provider of ONNX Runtime that is always there."""
 Precision = Literal["int8", "fp32"]
 DType = Literal["float32", "int8", "uint8", "int32", "int64"]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.bundle.bundle import Bundle
-from roadloop_models.bundle.manifest import TensorSpec, Variant
+from roadloop_models.bundle.manifest import CPU_PROVIDERS, TensorSpec, Variant
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -38,21 +38,23 @@ class Runner(Protocol):
         """Release the session."""
 
 
-def open_runner(bundle: Bundle, variant: Variant, threads: int = 1) -> Runner:
-    """Load one variant of a bundle; imports its runtime only now.
+def open_runner(
+    bundle: Bundle, variant: Variant, threads: int = 1, providers: tuple[str, ...] = CPU_PROVIDERS
+) -> Runner:
+    """Load one variant of a bundle; imports its runtime only now. `providers`: ONNX Runtime's, in order of preference.
 
     Raises RuntimeMissingError where the runtime is not installed or does not work here, BundleError where the file
     does not have the tensors that the manifest promises.
     """
-    return open_file(bundle.path(variant.file), variant, threads)
+    return open_file(bundle.path(variant.file), variant, threads, providers)
 
 
-def open_file(path: Path, variant: Variant, threads: int = 1) -> Runner:
+def open_file(path: Path, variant: Variant, threads: int = 1, providers: tuple[str, ...] = CPU_PROVIDERS) -> Runner:
     """Load one model file that is described by `variant`; raises as `open_runner`."""
     if variant.runtime == "onnx":
         from roadloop_models.runners.onnx import OnnxRunner
 
-        return OnnxRunner(path, variant, threads)
+        return OnnxRunner(path, variant, threads, providers)
     from roadloop_models.runners.tflite import TfliteRunner
 
     return TfliteRunner(path, variant, threads)
