@@ -62,6 +62,7 @@ def agent_fps(bundle: Path, clip: Path) -> float:
         mailbox=mailbox,
         outbox=outbox,
         roll=CaptureRoll(1, outbox, {"detector": 1}, bytes),
+        announce=lambda *_: None,
         clock=time.monotonic,
     )
     source = VideoSource(path=clip.name, pace="as-consumed")

@@ -14,6 +14,7 @@ PROFILES = [
     for number, block in enumerate(
         re.findall(r"^```toml\n(hardware.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     )
+    if "[slots." in block  # a page may also show only how a source is mapped
 ]
 
 
