@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from roadloop_agent.drive.decide import speed_observations
+from roadloop_agent.drive.handlers.speed import speed_observations
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli import main
 from roadloop_cloud.config import Config
