@@ -107,8 +107,8 @@ windows' mean); `windows_free_as_jam` counts windows of free drives that were ca
 carOBD logs, sound and with one seeded fault in one signal that begins 20 to 60 s before the window's end; faults that
 change the signal by less than a tenth of its scale on average are left out, `share_left_out_` says how many. `auc_` is
 the area under the ROC curve of the anomaly score, `found_` the share found where one in a hundred sound windows gives a
-false alarm, `named_` the share of those found in which the odd signal was named. `share_above_2` is the share of sound windows
-whose score is above 2, where a vehicle calls a signal odd unless it is told otherwise.""",
+false alarm, `named_` the share of those found in which the odd signal was named. `share_above_2` is the share of sound
+windows whose score is above 2, where a vehicle calls a signal odd unless it is told otherwise.""",
         seen="""Network, losses and epochs were chosen on held-out training drives, the last fifth of each record
 and mode. Test figures were first computed for a finished bundle, whose loss weighted the rare states; because it
 called fewer windows right than "always normal" does, the weights were dropped, and nothing else was changed for them
