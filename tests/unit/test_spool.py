@@ -122,7 +122,7 @@ def test_a_new_epoch_makes_everything_pending_again(tmp_path: Path) -> None:
 
 def test_space_is_taken_from_committed_rows_first_and_then_by_value(tmp_path: Path) -> None:
     spool = make(tmp_path, max_bytes=MIB)
-    kib = 1024
+    kib = 850
     put(spool, sealed(1, 10, size_bytes=100 * kib, worth=Worth(0.9)))
     spool.apply_cursor(cursor("road-speed", 10), 0.0)
     put(spool, sealed(1, 5, "health", size_bytes=100 * kib, worth=Worth(1.125)))

@@ -192,6 +192,8 @@ class Spool:
                 span = (stream.boot, stream.stream, first, last)
 
                 def commit(limit: int, span: Span = span) -> int:
+                    while not self._file.has_room(0, 0) and self._rows.forget(self._age_s() + 1.0, 1):
+                        pass
                     rows = self._rows.commit(span, self._age_s(), limit)
                     committed.update(rows)
                     return len(rows)

@@ -126,6 +126,8 @@ class SpoolFile:
     def has_room(self, size_bytes: int, rows: int = 1) -> bool:
         """Whether rows of so many bytes in all would fit the file's part of the bound, whatever pages they split."""
         pages = -(-size_bytes // (self._page_bytes - 64)) + 2 * rows + 8
+        # Rows that are marked as committed split pages too: that must be possible in a file that is full of rows.
+        pages += 2 * self.bounds.step_rows + 16
         return (self._used_pages() + pages) * self._page_bytes <= self.bounds.file_bytes
 
     def used_bytes(self) -> int:
