@@ -94,7 +94,8 @@ def test_a_short_window_is_refused() -> None:
 
 @pytest.mark.parametrize("function", [ImageStandardize(24, 40, 2.5), SpeedScale(6, 10, 50.0)])
 def test_a_manifest_says_enough_to_build_the_same_function(function: ImageStandardize | SpeedScale) -> None:
-    assert build_preprocess(function.spec).spec == function.spec
+    built = build_preprocess(function.spec)
+    assert isinstance(built, type(function)) and built.spec == function.spec
 
 
 @pytest.mark.parametrize(
