@@ -56,10 +56,10 @@ class Drive:
         """Whether the truth has positions."""
         return bool(np.isfinite(self._positions_m).any())
 
-    def starts(self, length_s: float, first_s: float, every_s: float) -> list[int]:
-        """Rows with a truth at which an outage of that length can begin, every so often from `first_s` after the first
-        row."""
-        last_s = self.t_s[-1] - length_s
+    def starts(self, length_s: float, first_s: float, every_s: float, end_s: float = np.inf) -> list[int]:
+        """Rows with a truth at which an outage of that length can begin, every so often from `first_s` on, and end by
+        `end_s` (both after the first row)."""
+        last_s = min(self.t_s[-1], self.t_s[0] + end_s) - length_s
         rows = np.searchsorted(self.t_s, np.arange(self.t_s[0] + first_s, last_s + _EPSILON_S, every_s) - _EPSILON_S)
         return sorted({self._known(int(row)) for row in rows if self.t_s[row] <= last_s + _EPSILON_S})
 

@@ -1,6 +1,7 @@
 """localization: dead reckoning through a GNSS outage from odometer and gyro, with a network that knows the odometer."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from roadloop_models.tasks.localization_data import (
     FOLDER,
     HIGHWAY_FILE,
     SPEED_FILE,
-    first_test_s,
+    judged_until_s,
     load_drive,
     load_training_odometer,
     write_odometer,
@@ -34,11 +35,11 @@ class Plan:
     """Of reference before the first one."""
     every_s: float
 
-    def starts(self, drive: Drive, first_s: float = 0.0) -> dict[int, tuple[float, ...]]:
-        """Row -> lengths of the outages that begin there, the first not before `first_s`."""
+    def starts(self, drive: Drive, end_s: float = inf) -> dict[int, tuple[float, ...]]:
+        """Row -> lengths of the outages that begin there; all end by `end_s` after the first row."""
         starts: dict[int, tuple[float, ...]] = {}
         for length_s in self.lengths_s:
-            for row in drive.starts(length_s, max(first_s, self.seen_s), self.every_s):
+            for row in drive.starts(length_s, self.seen_s, self.every_s, end_s):
                 starts[row] = (*starts.get(row, ()), length_s)
         return starts
 
@@ -52,8 +53,8 @@ MADE_S, MADE_CITY_S = 1500.0, 200.0
 class Localization:
     """An LSTM on top of kinematic integration.
 
-    The protocol: the reference is hidden for 60 or 180 s, beginning every 5 s of the test rows (the last 40 % of the
-    drive in obd_speed_ref). What came before calibrates. The error is that of the distance dead reckoned in the
+    The protocol: the reference is hidden for 60 or 180 s, beginning every 5 s of the test rows (the first 40 % of
+    the drive in obd_speed_ref). What came before calibrates. The error is that of the distance dead reckoned in the
     outage; `plain_…` is plain integration of the odometer through the very same outages. Where the data folder has
     them, smartloc_berlin (30 and 60 s, every 5 s, after 60 s) and comma2k19 (20 s, every second, after 15 s) are judged
     too, by the position at the outage's end; neither is trained on.
@@ -93,7 +94,7 @@ class Localization:
 
         path = data_dir / FOLDER / SPEED_FILE
         drive = load_drive(path)
-        found = drive.run(ODOMETER.starts(drive, first_test_s(data_dir)), window, estimate_drift, progress)
+        found = drive.run(ODOMETER.starts(drive, judged_until_s(data_dir)), window, estimate_drift, progress)
         metrics: dict[str, float] = {}
         for length_s in ODOMETER.lengths_s:
             if length_s not in found:

@@ -22,7 +22,8 @@ CITY_FILE = Path("smartloc_berlin") / "odom.txt"
 """Odometer, gyro and positions of a town: only ever judged on."""
 HIGHWAY_FILE = Path("comma2k19") / "segment40.npz"
 """CAN, gyro and positions of a highway: only ever judged on."""
-TRAIN_SHARE = 0.6
+TEST_SHARE = 0.4
+"""The first rows of the drive. The later ones teach: most of the crawling in queues, where odometers err most."""
 STARTER_SHARE = 3
 """The starter part is the first third of the training rows."""
 ODOMETER, REFERENCE = "Vehicle.Speed", "Vehicle.CurrentLocation.Speed"
@@ -43,6 +44,10 @@ class OdometerRows:
     def span(self, start: int, stop: int) -> "OdometerRows":
         """Rows `start` to `stop`."""
         return OdometerRows(self.t_s[start:stop], self.odometer_mps[start:stop], self.reference_mps[start:stop])
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> "OdometerRows":
+        """The rows where `mask` is true."""
+        return OdometerRows(self.t_s[mask], self.odometer_mps[mask], self.reference_mps[mask])
 
     def stretches(self) -> Iterator["OdometerRows"]:
         """Unbroken stretches, interpolated to one row every PERIOD_S."""
@@ -74,20 +79,20 @@ def load_odometer(data_dir: Path) -> OdometerRows:
 
 
 def load_training_odometer(data_dir: Path, part: Part) -> OdometerRows:
-    """One part of the training rows: the first 60 % of the drive. Raises DataError naming file and field."""
+    """One part of the training rows: the last 60 % of the drive. Raises DataError naming file and field."""
     rows = load_odometer(data_dir)
     if part == "snapshot":
         return rows
-    stop = int(len(rows) * TRAIN_SHARE)
-    starter_stop = stop // STARTER_SHARE
-    start, stop = {"all": (0, stop), "starter": (0, starter_stop), "rest": (starter_stop, stop)}[part]
+    first, stop = int(len(rows) * TEST_SHARE), len(rows)
+    starter_stop = first + (stop - first) // STARTER_SHARE
+    start, stop = {"all": (first, stop), "starter": (first, starter_stop), "rest": (starter_stop, stop)}[part]
     return rows.span(start, stop)
 
 
-def first_test_s(data_dir: Path) -> float:
-    """Where the test rows begin, in seconds after the first row of the drive."""
+def judged_until_s(data_dir: Path) -> float:
+    """Where the test rows end, in seconds after the first row of the drive."""
     rows = load_odometer(data_dir)
-    return float(rows.t_s[int(len(rows) * TRAIN_SHARE)] - rows.t_s[0])
+    return float(rows.t_s[int(len(rows) * TEST_SHARE) - 1] - rows.t_s[0])
 
 
 def write_odometer(data_dir: Path, rows: OdometerRows) -> None:
