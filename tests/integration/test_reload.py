@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from roadloop_agent.children import STUCK_S
+from roadloop_models.contract.messages import Desired, Policy
 from tests.fakes.agent import SIGN_PROFILE, TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.bundles import tiny_bundle
@@ -123,3 +125,32 @@ def test_another_state_folder_takes_a_restart(tmp_path: Path, broker: MosquittoB
         reload(van)
         van.wait("it is refused", lambda: "that takes a restart, not a reload" in van.log())
         assert van.child("drive") == drive
+
+
+@pytest.mark.slow
+def test_a_suspended_vehicle_goes_on_with_the_same_processes_and_connects_anew(
+    tmp_path: Path, broker: MosquittoBroker, repository: Repository
+) -> None:
+    van = vehicle(tmp_path, broker, repository, SIGN_PROFILE)
+    with broker, SmallCloud(broker, repository) as cloud, van:
+        cloud.wait("decisions come", lambda: cloud.ledger(VAN).stored("sign-decision") >= 50)
+        ref = repository.add(tiny_bundle(tmp_path / "next", "tiny-2"), 2)
+        cloud.desire(VAN, Desired(version=1, slots={"sign": ref}, policy=Policy(health_window_s=15.0)))
+        cloud.wait("release 2 is tried", lambda: cloud.reported[VAN].slots["sign"].state == "trial", 60)
+        assert van.process is not None
+        pids = [van.process.pid, van.child("drive"), van.child("link")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(STUCK_S + 2.0)  # the time itself is what is tested: longer than anything that stands still may
+        before = cloud.ledger(VAN).stored("sign-decision")
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        cloud.wait("decisions come again", lambda: cloud.ledger(VAN).stored("sign-decision") > before + 20)
+        assert [van.process.pid, van.child("drive"), van.child("link")] == pids
+        assert "makes no progress" not in van.log() and "suspended?" in van.log()
+        assert cloud.reported[VAN].slots["sign"].state == "trial"  # its window has not run out meanwhile
+        cloud.wait("release 2 is kept", lambda: cloud.reported[VAN].slots["sign"].state == "idle", 60)
+        assert cloud.reported[VAN].slots["sign"].running == ref
+        van.stop()
+        cloud.wait("everything is accounted for", lambda: cloud.ledger(VAN).holes() == {})
+        assert cloud.ledger(VAN).lost == {}
