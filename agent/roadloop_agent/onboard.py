@@ -30,6 +30,8 @@ class OnBoard:
     """The VSS paths without which a task of signals cannot do anything."""
     uses: tuple[str, ...] = ()
     """Those that it takes where there are any; its source gives these and the needed ones, and no others."""
+    infer_options: tuple[str, ...] = ()
+    """Which fields of `InferOptions`, beside the settings, mean something to it."""
 
 
 _OBD_SPEED = SIGNALS[SPEED].path
@@ -42,12 +44,14 @@ ON_BOARD: dict[str, OnBoard] = {
         DriveStateSettings,
         needs=(_OBD_SPEED,),
         uses=tuple(signal.path for signal in SIGNALS if signal.path != _OBD_SPEED),
+        infer_options=("drive",),
     ),
     "object-detection": OnBoard(
         "image",
         "roadloop_agent.drive.handlers.object_detection:DetectionHandler",
         "roadloop_agent.infer.detections:open_lines",
         ObjectDetectionSettings,
+        infer_options=("annotate",),
     ),
     "traffic-sign": OnBoard(
         "image", "roadloop_agent.drive.handlers.sign:SignHandler", "roadloop_agent.infer.signs:open_lines"

@@ -1,13 +1,15 @@
-"""Figures of the vehicle: what the agent costs over the bare runtime, in time, memory and bytes."""
+"""Figures of the vehicle: what the agent costs over the bare runtime, in time, memory, bytes and readiness."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import latency, memory, resume, signals, video, wire
+from tests.bench import interference, latency, memory, resume, signals, spool, video, wire
 from tests.bench.figures import Result
 
-_PARTS = (latency, memory, resume, signals, video, wire)
+_PARTS = (latency, video, interference, memory, signals, spool, resume, wire)
 
 
-def figures(data: Path | None) -> list[Result]:
-    """All of them, part by part."""
-    return [result for part in _PARTS for result in part.figures(data)]
+def figures(data: Path | None) -> Iterator[Result]:
+    """All of them, part by part, each as soon as it is known."""
+    for part in _PARTS:
+        yield from part.figures(data)

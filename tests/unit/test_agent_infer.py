@@ -256,3 +256,16 @@ def test_status_of_a_vehicle_that_never_ran_is_bad_input(tmp_path: Path) -> None
     config = Path(__file__).parents[1] / "vectors" / "config" / "vehicle-good.toml"
     done = CliRunner().invoke(main, ["status", "--config", str(config)])
     assert done.exit_code == 2 and "has the agent ever run here?" in done.output
+
+
+def test_an_option_that_means_nothing_to_the_task_is_refused(tmp_path: Path) -> None:
+    bundle, image = tiny_bundle(tmp_path / "b").directory, tmp_path / "a.png"
+    image.write_bytes(encode_png(images(1)[0]))
+    for more, says in (
+        (["--outage", "600,60"], "--outage: means nothing to traffic-sign"),
+        (["--annotate", str(tmp_path / "a.mp4")], "--annotate: means nothing to traffic-sign"),
+        (["--line", "mid:0,0.5,1,0.5"], "options for traffic-sign: lines: unknown key"),
+    ):
+        command = ["infer", "--bundle", str(bundle), "--input", str(image), "-o", str(tmp_path / "out"), *more]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 2 and says in result.output

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from roadloop_agent.drive.pipeline import Model, load_model
-from roadloop_agent.onboard import ON_BOARD, load_named
+from roadloop_agent.onboard import ON_BOARD, OnBoard, load_named, task_settings
 from roadloop_models.bundle import MANIFEST_NAME, Bundle, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
-from roadloop_models.errors import BundleError, DataError, RuntimeMissingError
+from roadloop_models.errors import BundleError, ConfigError, DataError, RuntimeMissingError
 
 Progress = Callable[[Iterable[Any], int | None], contextlib.AbstractContextManager[Iterable[Any]]]
 """Shows the items going by: (items, how many) -> a context with the items."""
@@ -77,6 +77,7 @@ def infer_file(model: Model, path: Path, output: Path, options: InferOptions, pr
     on_board = ON_BOARD.get(task)
     if on_board is None:
         raise BundleError(f"{model.bundle.directory}: task '{task}' is unknown to this agent")
+    _refuse_what_has_no_meaning(task, on_board, options)
     open_lines: OpenLines = load_named(on_board.infer)
     found = open_lines(model, path, options)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
@@ -92,6 +93,14 @@ def infer_file(model: Model, path: Path, output: Path, options: InferOptions, pr
     finally:
         temporary.unlink(missing_ok=True)
     return written
+
+
+def _refuse_what_has_no_meaning(task: str, on_board: OnBoard, options: InferOptions) -> None:
+    """An option that is silently without effect would be taken for one that works."""
+    for name in ("outage", "dbc", "drive", "annotate"):
+        if getattr(options, name) and name not in on_board.infer_options:
+            raise ConfigError(f"--{name}: means nothing to {task}; leave it out")
+    task_settings(task, options.settings, f"options for {task}")
 
 
 def _peek(directory: Path) -> Bundle:
