@@ -2,20 +2,31 @@
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import delivery, fleet, learning, vehicle
+from tests.bench import delivery, fleet, learning, soak, vehicle
 from tests.bench.figures import Figure, Result, Skipped, machine
 
-GROUPS = {group.__name__.rsplit(".", 1)[-1]: group.figures for group in (vehicle, delivery, fleet, learning)}
+GROUPS: dict[str, Callable[[Path | None], Iterable[Result]]] = {
+    "vehicle": vehicle.figures,
+    "delivery": delivery.figures,
+    "fleet": fleet.figures,
+    "learning": learning.figures,
+    "soak": soak.figures,
+}
+USUAL = ("vehicle", "delivery", "fleet", "learning")
+"""What runs where no group is named."""
 
 
 @click.command()
-@click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)), metavar="[vehicle|delivery|fleet|learning]...")
+@click.argument(
+    "groups", nargs=-1, type=click.Choice(list(GROUPS)), metavar="[vehicle|delivery|fleet|learning|soak]..."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def main(groups: tuple[str, ...], as_json: bool) -> None:
     """Measure and report; a bar that does not hold is not an error.
@@ -26,12 +37,11 @@ def main(groups: tuple[str, ...], as_json: bool) -> None:
     data = os.environ.get("ROADLOOP_DATA")
     console = Console(stderr=True)
     results: list[Result] = []
-    for group in groups or GROUPS:
+    for group in groups or USUAL:
         with console.status(f"measuring: {group}"):
-            results += GROUPS[group](Path(data) if data else None)
-    for result in results:
-        if isinstance(result, Skipped):
-            console.print(f"skipped {result.name}: {result.reason}")
+            for result in GROUPS[group](Path(data) if data else None):
+                results.append(result)
+                console.print(_line(result), highlight=False)
     figures = [result for result in results if isinstance(result, Figure)]
     if as_json:
         rows = [
@@ -48,6 +58,12 @@ def main(groups: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"machine": machine(), "figures": rows}, indent=1))
         return
     Console().print(_table(figures))
+
+
+def _line(result: Result) -> str:
+    if isinstance(result, Skipped):
+        return f"skipped {result.name}: {result.reason}"
+    return f"{result.name} {result.value:,.4g} {result.unit}"
 
 
 def _table(figures: list[Figure]) -> Table:

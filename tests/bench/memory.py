@@ -108,15 +108,19 @@ def _cpu_s(pid: int) -> float:
 
 
 def _write_sources(directory: Path) -> None:
-    """A video of 640x480 at 25 frames a second and a day of speeds, both seeded."""
     from roadloop_models.tasks.made_speeds import made_speeds
 
-    random = np.random.default_rng(3)
-    scene = cv2.resize(random.integers(0, 255, (30, 40, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
-    writer = cv2.VideoWriter(str(directory / "camera.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (640, 480))
-    for shift in range(100):
-        writer.write(np.roll(scene, 3 * shift, axis=1))
-    writer.release()
+    write_video(directory / "camera.mp4")
     rows, _ = made_speeds(1, 3)
     header = ",".join(str(sensor) for sensor in range(rows.speeds_mph.shape[1]))
     np.savetxt(directory / "speeds.csv", rows.speeds_mph, fmt="%.2f", delimiter=",", header=header, comments="")
+
+
+def write_video(path: Path) -> None:
+    """A seeded video of 100 frames of 640x480, 25 a second."""
+    random = np.random.default_rng(3)
+    scene = cv2.resize(random.integers(0, 255, (30, 40, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (640, 480))
+    for shift in range(100):
+        writer.write(np.roll(scene, 3 * shift, axis=1))
+    writer.release()
