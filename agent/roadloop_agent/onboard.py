@@ -35,6 +35,13 @@ class OnBoard:
 
 
 _OBD_SPEED = SIGNALS[SPEED].path
+_LOCATION = ("Latitude", "Longitude", "Speed", "Heading", "HorizontalAccuracy")
+_MOTION = (
+    *(f"Vehicle.Chassis.Axle.Row{row}.Wheel.{side}.Speed" for row in (1, 2) for side in ("Left", "Right")),
+    _OBD_SPEED,
+    "Vehicle.AngularVelocity.Yaw",
+    *(f"Vehicle.CurrentLocation.{name}" for name in _LOCATION),
+)
 
 ON_BOARD: dict[str, OnBoard] = {
     "drive-state": OnBoard(
@@ -45,6 +52,13 @@ ON_BOARD: dict[str, OnBoard] = {
         needs=(_OBD_SPEED,),
         uses=tuple(signal.path for signal in SIGNALS if signal.path != _OBD_SPEED),
         infer_options=("drive",),
+    ),
+    "localization": OnBoard(
+        "signals",
+        "roadloop_agent.drive.handlers.localization:LocalizationHandler",
+        "roadloop_agent.infer.localization:open_lines",
+        uses=("Vehicle.Speed", *_MOTION),
+        infer_options=("outage", "drive"),
     ),
     "object-detection": OnBoard(
         "image",

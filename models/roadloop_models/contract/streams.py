@@ -139,6 +139,31 @@ DRIVE_STATE = Stream(
         Field("dropped", 1),  # frames that the source dropped so far
     ),
 )
+POSITION = Stream(
+    "position",
+    (
+        Field("item", 1),  # the source's own number of the frame
+        Field("t_s", 0.001),  # source time
+        Field("along_m", 0.01, "numeric"),  # travelled since the drive began
+        Field("sigma_m", 0.01, "numeric"),  # of what was gathered since a reference was seen
+        Field("speed_mps", 0.001, "numeric"),  # corrected
+        Field("odometer_mps", 0.001),  # as it came; NaN where it is missing
+        Field("reference_mps", 0.001),  # NaN in an outage
+        Field("east_m", 0.01),  # of the first position; NaN before the heading is known, as are the next three
+        Field("north_m", 0.01),
+        Field("position_sigma_m", 0.01, "numeric"),
+        Field("heading_rad", 0.0001),  # clockwise from north
+        Field("outage_s", 0.1),  # since the reference was last seen; NaN where it never was
+        Field("correction_mps", 0.0001),  # what the network says the odometer is too fast
+        Field("scale", 0.0001),  # the odometer's scale error, as calibrated
+        Field("gain", 0.001),  # trust in the network, as calibrated
+        Field("confidence", 0.001, "confidence"),
+        Field("missing", 1),  # how many signals of the motion are missing now
+        Field("latency_us", 1),
+        Field("release", 1),
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
 HEALTH = Stream(
     "health",
     (
@@ -179,5 +204,16 @@ SUMMARY = Stream(
 
 STREAMS = {
     stream.name: stream
-    for stream in (SIGN_DECISION, ROAD_SPEED, SPEED_DECISION, DETECTION, CROSSING, FLOW, DRIVE_STATE, HEALTH, SUMMARY)
+    for stream in (
+        SIGN_DECISION,
+        ROAD_SPEED,
+        SPEED_DECISION,
+        DETECTION,
+        CROSSING,
+        FLOW,
+        DRIVE_STATE,
+        POSITION,
+        HEALTH,
+        SUMMARY,
+    )
 }
