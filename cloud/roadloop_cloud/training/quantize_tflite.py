@@ -34,6 +34,9 @@ def quantize_conv_net(
 ) -> None:
     """Write the static int8 file of a convolutional network."""
     source = target.with_suffix(".float.tflite")
+    # Of weights in channels-last order the converter keeps views of memory that it has given back: now and then a layer
+    # comes out with the numbers of another.
+    model = model.to(memory_format=torch.contiguous_format)
     # Conversion in training mode fails on dropout with "Lowering not found: aten.rand_like".
     litert_torch.convert(model.eval(), example).export(str(source))
     int8 = quantizer.Quantizer(str(source))
