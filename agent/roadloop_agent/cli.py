@@ -99,7 +99,7 @@ def validate(config_path: Path, logs: tuple[str, ...], as_json: bool) -> None:
     "--dbc",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="How the frames of a CAN log are decoded; repeatable.",
+    help="localization: the DBC of a CAN log (candump, BLF, ASC, npz; PATH#BUS for one bus); repeatable.",
 )
 @click.option("--drive", help="One drive of a file that has several.")
 @click.option(

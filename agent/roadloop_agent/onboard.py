@@ -58,7 +58,7 @@ ON_BOARD: dict[str, OnBoard] = {
         "roadloop_agent.drive.handlers.localization:LocalizationHandler",
         "roadloop_agent.infer.localization:open_lines",
         uses=("Vehicle.Speed", *_MOTION),
-        infer_options=("outage", "drive"),
+        infer_options=("outage", "drive", "dbc"),
     ),
     "object-detection": OnBoard(
         "image",

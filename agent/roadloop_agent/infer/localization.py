@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from roadloop_agent.drive.frames import refuse
 from roadloop_agent.drive.handlers.localization import position_line, step
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.infer import InferOptions, Lines
-from roadloop_models.errors import DataError
+from roadloop_models.errors import ConfigError, DataError
 from roadloop_models.localization import SampleReader, Session
 from roadloop_models.localization.sample import SPEED_SIGNALS, WHEEL_SIGNALS
 from roadloop_models.recordings import Recording, read_layout
 
 LEAST_STEP_S = 0.1
+CAN_SUFFIXES = (".log", ".blf", ".asc")
 _EPSILON_S = 1e-3
 
 
@@ -25,7 +27,7 @@ def open_lines(model: Model, path: Path, options: InferOptions) -> Lines:
 
     Raises DataError where the file is of no layout that is known, has no odometer, or ends before the outage begins.
     """
-    recording = _drive(path, options.drive)
+    recording = _can(path, options.dbc) if options.dbc else _drive(path, options.drive)
     start_s, end_s = _hidden(path, recording, options.outage)
 
     def lines() -> Iterator[dict[str, Any]]:
@@ -45,12 +47,29 @@ def open_lines(model: Model, path: Path, options: InferOptions) -> Lines:
     return Lines(lines(), None)
 
 
+def _can(path: Path, dbc: tuple[Path, ...]) -> Recording:
+    """A CAN log has no reference: its whole length is dead reckoned. `#` takes one bus of several."""
+    from roadloop_agent.drive.sources.signals.known_dbc import can_recording
+    from roadloop_agent.drive.sources.signals.survey import LogChoice
+
+    log = LogChoice.parse(str(path))
+    recording = can_recording(log.path, dbc, log.bus, refuse)
+    _check_odometer(path, recording)
+    return recording
+
+
+def _check_odometer(path: Path, recording: Recording) -> None:
+    if not any(signal in recording.values for signal in (*SPEED_SIGNALS, *WHEEL_SIGNALS)):
+        raise DataError(f"{path}: has no odometer; localization needs {SPEED_SIGNALS[0]} or the wheels' speeds")
+
+
 def _drive(path: Path, name: str | None) -> Recording:
+    if path.suffix.lower() in CAN_SUFFIXES:
+        raise ConfigError(f"{path}: a CAN log is decoded with --dbc FILE")
     known = []
     for recording in read_layout(path):
         if name in (None, recording.name):
-            if not any(signal in recording.values for signal in (*SPEED_SIGNALS, *WHEEL_SIGNALS)):
-                raise DataError(f"{path}: has no odometer; localization needs {SPEED_SIGNALS[0]} or the wheels' speeds")
+            _check_odometer(path, recording)
             return recording
         known.append(recording.name)
     raise DataError(f"{path}: has no drive '{name}'; it has {', '.join(known)[:400]}")
