@@ -39,12 +39,14 @@ def made_drive(seconds: float, seed: int, scale: float = 0.004, gyro_bias_rps: f
     heading = np.cumsum(turn) * PERIOD_S
     late = np.concatenate([speed[:1], speed[:-1]])
     seen = (0.6 * speed + 0.4 * late) * (1.0 + scale) + generator.normal(0.0, 0.03, size=count)
-    steps = np.where(seen < _DEADBAND_MPS, 0, np.floor(seen / _STEP_MPS)).astype(np.int64)
+    steps = np.where(seen < _DEADBAND_MPS, 0, np.floor(seen / _STEP_MPS))
+    odometer = (_STEP_MPS * steps).astype(np.float64)
+    t_s = (PERIOD_S * np.arange(count)).astype(np.float64)
     middle = heading - turn * PERIOD_S / 2
     steps_m = np.concatenate([[0.0], PERIOD_S * (speed[1:] + speed[:-1]) / 2])
     # The heading turns clockwise from north, the gyro's rate is positive to the left.
     return MadeDrive(
-        OdometerRows(PERIOD_S * np.arange(count), _STEP_MPS * steps, speed),
+        OdometerRows(t_s, odometer, speed),
         -turn + gyro_bias_rps + generator.normal(0.0, 0.004, size=count),
         np.cumsum(steps_m * np.sin(middle)),
         np.cumsum(steps_m * np.cos(middle)),

@@ -10,7 +10,9 @@ from roadloop_agent.drive.handlers import Around, Outcome
 from roadloop_agent.drive.pipeline import Model
 from roadloop_models.contract.streams import POSITION
 from roadloop_models.localization import Drift, Estimate, Sample, SampleReader, Session, SpeedTrace
+from roadloop_models.localization.trace import PERIOD_S
 
+_EPSILON_S = 1e-3
 CONFIDENT_M = 10.0
 """A sigma of so many metres is a confidence of one half."""
 
@@ -22,17 +24,22 @@ class LocalizationHandler:
     def __init__(self, table: SlotTable) -> None:
         self._read = SampleReader()
         self._session = Session()
+        self._told_at_s = -math.inf
 
     def handle(self, frame: Frame, model: Model | None, around: Around) -> Outcome:
-        """Without a model the session goes on with plain integration, and nothing is decided.
+        """Without a model the session goes on with plain integration, and nothing is decided. Where the odometer is
+        missing the network cannot run; what is believed is told all the same.
 
         Raises FailedError where the answer is not finite.
         """
         started_ns = time.perf_counter_ns()
         sample = self._read(frame.data.t_s, frame.data.values)
         estimate = step(self._session, sample, model)
-        if model is None or not estimate.inferred:
+        # An estimate is told as often as the network runs; back in time, the source's clock was set.
+        early = 0.0 <= estimate.t_s - self._told_at_s < PERIOD_S - _EPSILON_S
+        if model is None or (early and not estimate.inferred):
             return Outcome()
+        self._told_at_s = estimate.t_s
         latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
         row = position_row(
             estimate,
@@ -44,7 +51,7 @@ class LocalizationHandler:
         )
         return Outcome(
             rows=[(POSITION, row)],
-            decided=True,
+            decided=estimate.inferred,
             latency_us=latency_us,
             confidence=confidence(estimate),
             decision=lambda: position_line(estimate, estimate.t_s),
