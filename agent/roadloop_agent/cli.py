@@ -94,7 +94,12 @@ def validate(config_path: Path, logs: tuple[str, ...], as_json: bool) -> None:
     help="An image, a folder of images, a video, an .npz of signs, or a CSV of speeds.",
 )
 @click.option("--output", "-o", "output_path", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--outage", metavar="START_S,SECONDS", help="localization: hide the reference for that stretch.")
+@click.option(
+    "--outage",
+    metavar="START_S,SECONDS",
+    help="localization: hide the reference for that stretch, which begins START_S after the first row. In the output "
+    "`t` counts from there too, and east_m and north_m from the reference's first position.",
+)
 @click.option(
     "--dbc",
     multiple=True,
