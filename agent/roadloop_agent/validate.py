@@ -12,7 +12,7 @@ from roadloop_agent.config import Config, SlotTable
 from roadloop_agent.drive.frames import refuse
 from roadloop_agent.drive.pipeline import load_model
 from roadloop_agent.drive.sources import opener
-from roadloop_agent.drive.sources.signals.survey import LogChoice, SignalReport, Survey, check_needs, survey
+from roadloop_agent.drive.sources.signals.survey import LogChoice, SignalReport, Survey, check_slot, survey
 from roadloop_agent.onboard import ON_BOARD
 from roadloop_agent.selftest import self_test
 from roadloop_agent.signals_config import SignalsSource
@@ -69,7 +69,7 @@ def validate(config: Config, store: Store, logs: Sequence[LogChoice] = ()) -> li
 def survey_logs(config: Config, logs: Sequence[LogChoice]) -> dict[str, Survey]:
     """What the logs would give each source of signals, by its name.
 
-    Raises ConfigError where there is no such source, and naming the first signal that a slot needs and no log has.
+    Raises ConfigError where there is no such source, and naming the first signal that a slot takes and no log has.
     """
     surveys = {}
     for name in {table.source for table in config.profile.slots.values()}:
@@ -80,7 +80,8 @@ def survey_logs(config: Config, logs: Sequence[LogChoice]) -> dict[str, Survey]:
         raise ConfigError(f"{config.profile_path}: --log is for sources of the kind 'signals'; no slot has one")
     for slot, table in config.profile.slots.items():
         if table.source in surveys:
-            check_needs(f"slots.{slot}", ON_BOARD[table.task].needs, surveys[table.source])
+            on_board = ON_BOARD[table.task]
+            check_slot(f"slots.{slot}", on_board.needs, on_board.uses, surveys[table.source])
     return surveys
 
 

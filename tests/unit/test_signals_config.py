@@ -167,6 +167,25 @@ def test_a_signal_that_a_slot_needs_and_the_log_never_has_is_named(config: Confi
         survey_logs(config, [LogChoice(folder / "other.npz")])
 
 
+def test_a_signal_that_the_profile_names_and_the_log_never_has_is_named_too(config: Config) -> None:
+    folder = config.profile_path.parent
+    speeds = np.arange(9.0)
+    np.savez(folder / "half.npz", t=speeds, src=np.zeros(9, int), address=np.full(9, 180), data=np.full(9, b"\2", "S8"))
+    with pytest.raises(
+        ConfigError, match=r"slots\.place: takes .*Yaw \(KINEMATICS\.YAW_RATE\), which the log never has"
+    ):
+        survey_logs(config, [LogChoice(folder / "half.npz")])
+
+
+def test_a_log_without_anything_that_a_slot_takes_is_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_needed = OnBoard("signals", "none:none", "none:none", uses=("Vehicle.CurrentLocation.Altitude",))
+    monkeypatch.setitem(ON_BOARD, "placing", nothing_needed)
+    folder = config.profile_path.parent
+    (folder / "gnss.nmea").write_bytes(sentence("GNRMC,001640.00,A,4807.0,N,01131.0,E,1,2,010170,,,A"))
+    with pytest.raises(ConfigError, match="the log has none of the signals that it takes"):
+        survey_logs(config, [LogChoice(folder / "gnss.nmea")])
+
+
 def test_a_dbc_of_another_length_is_refused(config: Config) -> None:
     folder = config.profile_path.parent
     write_log(folder / "drive.log")

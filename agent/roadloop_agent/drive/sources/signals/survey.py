@@ -35,6 +35,7 @@ _SUFFIXES: dict[type[msgspec.Struct], tuple[str, ...]] = {
     NpzTableFeed: (".npz",),
     LayoutFeed: (".csv", ".npz", ".txt"),
 }
+_OF_ITSELF = "of itself"
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,21 @@ def survey(source: SignalsSource, directory: Path, logs: Sequence[LogChoice], wa
     )
 
 
-def check_needs(where: str, needs: Sequence[str], found: Survey) -> None:
-    """Raises ConfigError naming the first signal that is needed and that the log never has."""
-    for path in needs:
-        report = found.signals.get(path)
-        if report is not None and report.values == 0:
+def check_slot(where: str, needs: Sequence[str], uses: Sequence[str], found: Survey) -> None:
+    """Raises ConfigError naming the first signal that the log never has and that is needed, or that the profile names.
+
+    Where the log has nothing at all of what the slot takes, that is an error too.
+    """
+    taken = [found.signals[path] for path in (*needs, *uses) if path in found.signals]
+    for report in taken:
+        if report.values == 0 and (report.path in needs or report.origin != _OF_ITSELF):
+            verb = "needs" if report.path in needs else "takes"
             raise ConfigError(
-                f"{where}: needs {path} ({report.origin}), which the log never has: "
+                f"{where}: {verb} {report.path} ({report.origin}), which the log never has: "
                 "is it the log, the bus and the DBC of this vehicle?"
             )
+    if taken and not any(report.values for report in taken):
+        raise ConfigError(f"{where}: the log has none of the signals that it takes ({', '.join((*needs, *uses))})")
 
 
 def _report(path: str, table: SignalTable | None, tally: Tally, seconds: float) -> SignalReport:
@@ -135,7 +142,7 @@ def _report(path: str, table: SignalTable | None, tally: Tally, seconds: float) 
     seen = tally.low <= tally.high
     return SignalReport(
         path=path,
-        origin="of itself" if table is None or table.from_ is None else table.from_,
+        origin=_OF_ITSELF if table is None or table.from_ is None else table.from_,
         unit=VSS[path].unit,
         values=tally.values,
         rate_hz=tally.values / seconds,
