@@ -34,7 +34,8 @@ TRAINING_SEED, VALIDATION_SEED = 1_000_000, 2_000_000
 _BATCH = 16
 _SAME_IOU = 0.5
 _RIGHT_SHARE, _WRONG_LEVELS = 0.6, 24
-_GOLDEN_RANGE = 1.5
+# What scenes have, less its rare extremes: levels begin at -1.
+_GOLDEN_LOW, _GOLDEN_HIGH = -1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ class CountSubject:
         preprocess=_pair.spec,
         inputs=("scene",),
         outputs=("vehicles",),
-        golden_low=(-_GOLDEN_RANGE,),
-        golden_high=(_GOLDEN_RANGE,),
+        golden_low=(_GOLDEN_LOW,),
+        golden_high=(_GOLDEN_HIGH,),
         labels=None,
         architecture="CNN that sees a frame beside the scene without traffic (192x112, six channels): an encoder to a "
         "sixteenth of the resolution (16, 24, 40, 64 channels), a decoder back to a quarter, and one map of heat with "
