@@ -94,7 +94,7 @@ def command(
     file that somebody else trained: its tensors are inspected, and what cannot be seen in it is asked for.
 
     \b
-    Examples:
+    Example:
       roadloop models import ./my-bundle
       roadloop models import --onnx yolox_nano.onnx --task object-detection --labels coco.names --version yolox-1
     """
