@@ -175,6 +175,13 @@ class MadeSignsSource(_Source, frozen=True, kw_only=True, tag="made-signs"):
     count: Annotated[int, msgspec.Meta(ge=1)] = 1000
 
 
+class MadeTrafficSource(_Source, frozen=True, kw_only=True, tag="made-traffic"):
+    """A seeded, drawn clip of traffic seen by a fixed camera, for a place without one."""
+
+    seed: int = 0
+    count: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
+
+
 class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
     """Seeded speeds of 207 sensors with two rush hours a day, for a vehicle without road data."""
 
@@ -190,6 +197,7 @@ SourceTable = (
     | SpeedsCsvSource
     | SignalsSource
     | MadeSignsSource
+    | MadeTrafficSource
     | MadeSpeedsSource
     | MadeDriveSource
 )
@@ -244,6 +252,7 @@ FEEDS: dict[type[msgspec.Struct], Feed] = {
     VideoSource: "image",
     NpzSource: "image",
     MadeSignsSource: "image",
+    MadeTrafficSource: "image",
     SpeedsCsvSource: "speeds",
     MadeSpeedsSource: "speeds",
     SignalsSource: "signals",

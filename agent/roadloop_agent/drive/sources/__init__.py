@@ -8,6 +8,7 @@ from roadloop_agent.config import (
     ImagesSource,
     MadeSignsSource,
     MadeSpeedsSource,
+    MadeTrafficSource,
     NpzSource,
     SourceTable,
     SpeedsCsvSource,
@@ -68,8 +69,9 @@ def open_source(source: SourceTable, path: Path | None, passed_over: Reported = 
         return images.Video(_named(path), passed_over)
     if isinstance(source, ImagesSource):
         return images.Images(_named(path), passed_over)
-    assert isinstance(source, MadeSignsSource)
-    return images.made(source.count, source.seed)
+    assert isinstance(source, MadeSignsSource | MadeTrafficSource)
+    made = images.made_signs if isinstance(source, MadeSignsSource) else images.made_traffic
+    return made(source.count, source.seed)
 
 
 def _named(path: Path | None) -> Path:

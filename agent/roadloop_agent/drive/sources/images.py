@@ -148,14 +148,22 @@ class NpzImages:
             yield Item(row, f"{self.path}#{row}", to_rgb(image))
 
 
-def made(count: int, seed: int) -> Iterator[Item]:
+def made_signs(count: int, seed: int) -> Iterator[Item]:
     """Drawn signs, another each time; the same for the same seed."""
-    from roadloop_models.tasks.made_signs import made_signs
+    from roadloop_models.tasks import made_signs as drawn
 
-    images = made_signs(1, 1, seed).images
+    images = drawn.made_signs(1, 1, seed).images
     order = np.random.default_rng(seed)
     for number in range(count):
         yield Item(number, f"made#{number}", images[int(order.integers(len(images)))])
+
+
+def made_traffic(count: int, seed: int) -> Iterator[Item]:
+    """Frames of a drawn clip of traffic, the same for the same seed."""
+    from roadloop_models.tasks.made_traffic import MadeClip
+
+    for number, frame in enumerate(MadeClip(seed, count)):
+        yield Item(number, f"made#{number}", frame.image)
 
 
 def encode_png(image: ImageArray) -> bytes:
