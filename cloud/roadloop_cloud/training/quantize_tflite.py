@@ -9,6 +9,7 @@ from typing import Any
 
 import litert_torch
 import torch
+from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.calibrator import Calibrator
 from ai_edge_quantizer.utils import qsv_utils
@@ -18,6 +19,7 @@ from torch._decomp import get_decompositions
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from roadloop_cloud.training.quantize_onnx import Calibration
+from roadloop_models.errors import FailedError
 
 CONV_SETTINGS: dict[str, Any] = {"recipe": "static_wi8_ai8", "calibration": "minmax"}
 RECURRENT_SETTINGS: dict[str, Any] = {
@@ -27,18 +29,24 @@ RECURRENT_SETTINGS: dict[str, Any] = {
     "cell_state": "float32",
 }
 _SIGNATURE = "serving_default"
+_CHECKED_ROWS, _CONVERSION_SHARE = 4, 1e-3
+"""A converted float network must answer the same within this share of its largest output."""
 
 
 def quantize_conv_net(
     model: torch.nn.Module, example: tuple[torch.Tensor, ...], target: Path, calibration: Calibration
 ) -> None:
-    """Write the static int8 file of a convolutional network."""
+    """Write the static int8 file of a convolutional network.
+
+    Raises FailedError where the converter's float file does not compute what the model does.
+    """
     source = target.with_suffix(".float.tflite")
     # Of weights in channels-last order the converter keeps views of memory that it has given back: now and then a layer
     # comes out with the numbers of another.
     model = model.to(memory_format=torch.contiguous_format)
     # Conversion in training mode fails on dropout with "Lowering not found: aten.rand_like".
     litert_torch.convert(model.eval(), example).export(str(source))
+    _check_conversion(model, source, calibration[:_CHECKED_ROWS])
     int8 = quantizer.Quantizer(str(source))
     int8.load_quantization_recipe(recipe.static_wi8_ai8())
     # Quantizer.calibrate() smooths the extremes and so clips them: four times the error of plain minima and maxima.
@@ -48,6 +56,26 @@ def quantize_conv_net(
     result = int8.quantize(calibrator.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False)
     target.write_bytes(bytes(result.quantized_model))
     source.unlink()
+
+
+def _check_conversion(model: torch.nn.Module, path: Path, rows: Calibration) -> None:
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    # The file may list its tensors in any order; their names end in their numbers.
+    inputs, outputs = (
+        sorted(details, key=lambda detail: str(detail["name"]))
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
+    for row in rows:
+        for detail, array in zip(inputs, row, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        with torch.no_grad():
+            answer = model(*(torch.from_numpy(array) for array in row))
+        for detail, wanted in zip(outputs, answer if isinstance(answer, tuple) else (answer,), strict=True):
+            off = float(abs(interpreter.get_tensor(detail["index"]) - wanted.numpy()).max())
+            if not off <= _CONVERSION_SHARE * max(1.0, float(wanted.abs().max())):
+                raise FailedError(f"{path.name}: the converted network answers {off:.3g} off the one that was trained")
 
 
 def quantize_recurrent_net(
