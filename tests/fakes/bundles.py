@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from roadloop_models.bundle import Bundle, GoldenSpec, Manifest, TensorSpec, Variant, write_bundle
+from roadloop_models.bundle import Bundle, GoldenSpec, Manifest, Preprocess, TensorSpec, Variant, write_bundle
 from roadloop_models.bundle.golden import FloatArray, encode_golden, golden_inputs
 from roadloop_models.preprocess import ImageStandardize
 
@@ -14,11 +14,13 @@ SHAPE = (1, 32, 32, 3)
 WEIGHTS = "onnx-int8.onnx"
 
 
-def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0, scale: float = 1.0) -> Bundle:
+def tiny_bundle(
+    directory: Path, version: str = "tiny-1", seed: int = 0, scale: float = 1.0, preprocess: Preprocess | None = None
+) -> Bundle:
     """A `traffic-sign` bundle of 24 kB whose logits are a seeded matrix times the mean of each 4x4 patch.
 
     Its one variant is called int8, as a vehicle's slot asks for it, but the file computes in float32. With a small
-    `scale` it is unsure of everything.
+    `scale` it is unsure of everything. Another `preprocess` may make tensors that it does not take.
     """
     weights = np.random.default_rng(seed).normal(0.0, scale, size=(3 * 8 * 8, CLASSES)).astype(np.float32)
     variant = Variant(
@@ -38,7 +40,7 @@ def tiny_bundle(directory: Path, version: str = "tiny-1", seed: int = 0, scale: 
         min_agent_version="0.1.0",
         files=(),
         variants=(variant,),
-        preprocess=ImageStandardize().spec,
+        preprocess=preprocess or ImageStandardize().spec,
         golden=golden,
         labels="labels.txt",
     )
