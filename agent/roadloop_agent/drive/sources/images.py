@@ -21,7 +21,11 @@ from roadloop_models.preprocess import ImageArray
 _LOG = logging.getLogger(__name__)
 # A damaged video makes FFmpeg say several lines a frame, and what it says of a stream may hold its password.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+_ERRORS_ONLY = 2
+if hasattr(cv2, "setLogLevel"):
+    cv2.setLogLevel(_ERRORS_ONLY)
+else:  # OpenCV 5 has it elsewhere
+    cv2.utils.logging.setLogLevel(_ERRORS_ONLY)
 cv2.setNumThreads(1)  # images this small gain nothing from more, and the other cores have their own work
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
