@@ -24,7 +24,7 @@ from tests.fakes.small_cloud import SmallCloud
 SPEED = 10.0
 REPLAYED_S = 3600.0
 SAMPLE_S = 5.0
-SETTLE_SHARE = 0.1
+SETTLE_SHARE = 0.25
 """Of the time, at the start: caches fill, and the spool reaches its usual size."""
 PROFILE = f"""
 hardware = "bench"

@@ -85,7 +85,9 @@ def read_layout(path: Path) -> Iterator[Recording]:
     Raises DataError where the file is missing, broken, or of no layout that is known.
     """
     if path.is_dir():
-        path = path / "odom.txt"
+        folder, path = path, path / "odom.txt"
+        if not path.exists():
+            raise DataError(f"{folder}: a folder is read where it has an odom.txt (smartLoc); name one of its files")
     check_readable(path)
     if path.suffix == ".npz":
         return _npz(path)
