@@ -40,6 +40,8 @@ from tests.fakes.small_cloud import SmallCloud
 SIGN, SPEED = "traffic-sign", "traffic-speed"
 VAN = "van-bench"
 CALLS = 3000
+DETECTORS = {"": "FastestDet.onnx", "_yolox": "yolox_nano.onnx"}
+"""End of a figure's name -> file below models/ of the data."""
 Handle = Callable[[Model, tuple[FloatArray, ...], Outbox], None]
 _figure = partial(Figure, command="scripts/bench vehicle")
 
@@ -57,9 +59,10 @@ def figures(data: Path | None) -> list[Result]:
         results.append(_figure("latency_added_lstm_us", added_us, "us", bar=25.0))
         if data is None:
             return [*results, Skipped("latency_ratio_detector", "ROADLOOP_DATA names no data")]
-        agent_us, bare_us = _detector(data, outbox)
-        results.append(_figure("latency_bare_detector_us", bare_us, "us"))
-        results.append(_figure("latency_ratio_detector", agent_us / bare_us, "", bar=1.05))
+        for suffix, file in DETECTORS.items():
+            agent_us, bare_us = _detector(data, file, outbox)
+            results.append(_figure(f"latency_bare_detector{suffix}_us", bare_us, "us"))
+            results.append(_figure(f"latency_ratio_detector{suffix}", agent_us / bare_us, "", bar=1.05))
     return results
 
 
@@ -99,7 +102,7 @@ def _added(task: str, key: str, handle: Handle, outbox: Outbox) -> tuple[float, 
     return agent_us - bare_us, bare_us
 
 
-def _detector(data: Path, outbox: Outbox) -> tuple[float, float]:
+def _detector(data: Path, file: str, outbox: Outbox) -> tuple[float, float]:
     """(microseconds with the agent, bare) of a third party's detector on a frame of a dash camera with cars in it."""
     image = next(itertools.islice(open_images(data / "video" / "solidWhiteRight.mp4"), 100, None)).data
 
@@ -118,16 +121,16 @@ def _detector(data: Path, outbox: Outbox) -> tuple[float, float]:
         outbox.sample(DETECTION, 1, row)
 
     with tempfile.TemporaryDirectory() as folder:
-        model = load_model(imported_detector(data, Path(folder)).directory, "onnx-fp32")
+        model = load_model(imported_detector(data, Path(folder), file).directory, "onnx-fp32")
         counted = counted_classes(model, ("car", "truck"))
         with contextlib.closing(model):
             return _paired(model, model.preprocess(image), handle, outbox, CALLS // 10)
 
 
-def imported_detector(data: Path, folder: Path) -> Bundle:
-    """FastestDet as `roadloop models import` makes a bundle of it, below `folder`."""
+def imported_detector(data: Path, folder: Path, file: str = "FastestDet.onnx") -> Bundle:
+    """A third party's file as `roadloop models import` makes a bundle of it, below `folder`."""
     request = ImportRequest(
-        path=data / "models" / "FastestDet.onnx",
+        path=data / "models" / file,
         runtime="onnx",
         task="object-detection",
         version="bench",

@@ -5,6 +5,7 @@ microseconds whatever the size of its arrays, so few of them are made.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from roadloop_models.detect.detections import NOTHING, ClassArray, Detections, FloatArray
 
@@ -19,14 +20,20 @@ def suppress(found: Detections, max_iou: float, min_score: float = 0.0) -> Detec
 
     Best first; equal scores keep their order.
     """
+    if len(found) <= FEW:
+        return _take(found, _kept_of_few(found, max_iou, min_score))
     order = (-found.scores).argsort(kind="stable")[:MAX_CANDIDATES]
     if min_score > 0:
         order = order[: np.count_nonzero(found.scores >= min_score)]
-    if not len(order):
+    kept = _kept_of_many(found.boxes.T.take(order, axis=1), found.classes.take(order), max_iou)
+    return _take(found, order.take(np.array(kept, dtype=np.intp)))
+
+
+def _take(found: Detections, places: list[int] | npt.NDArray[np.intp]) -> Detections:
+    if not len(places):
         return NOTHING
-    edges, classes = found.boxes.T.take(order, axis=1), found.classes.take(order)
-    kept = np.array((_kept_of_few if len(order) <= FEW else _kept_of_many)(edges, classes, max_iou))
-    return Detections(edges.take(kept, axis=1).T, found.scores.take(order.take(kept)), classes.take(kept))
+    kept = np.asarray(places, dtype=np.intp)
+    return Detections(found.boxes.take(kept, axis=0), found.scores.take(kept), found.classes.take(kept))
 
 
 def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
@@ -41,13 +48,17 @@ def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
     return shares
 
 
-def _kept_of_few(edges: FloatArray, classes: ClassArray, max_iou: float) -> list[int]:
-    """Places of the boxes to keep, of boxes [4, n] (x1, y1, x2, y2) from the best to the worst."""
+def _kept_of_few(found: Detections, max_iou: float, min_score: float) -> list[int]:
+    """Places of the boxes to keep, from the best to the worst."""
     share = max_iou / (1.0 + max_iou)
+    scores, boxes, classes = found.scores.tolist(), found.boxes.tolist(), found.classes.tolist()
+    order = [place for place, score in enumerate(scores) if score >= min_score]
+    order.sort(key=scores.__getitem__, reverse=True)  # reversed, equal scores still keep their order
     places: list[int] = []
     kept: list[tuple[float, float, float, float, float, int]] = []
-    rows = zip(*edges.tolist(), classes.tolist(), strict=True)
-    for place, (left, top, right, bottom, index) in enumerate(rows):
+    for place in order:
+        left, top, right, bottom = boxes[place]
+        index = classes[place]
         area = (right - left) * (bottom - top)
         for its_left, its_top, its_right, its_bottom, its_area, its_class in kept:
             if its_class != index or its_left >= right or its_right <= left or its_top >= bottom or its_bottom <= top:
