@@ -86,7 +86,8 @@ class SlotUpdate:
     """The state of one slot's update.
 
     `wanted` is the level that the cloud set last; `target` is what the phase is about. `due_s` (monotonic) is when
-    `waiting` ends or an unanswered action is repeated, `tries` how often it was.
+    `waiting` ends or an unanswered action is repeated, `tries` how often it was. `unanswered`: drive was asked to
+    switch to the target and has not said anything since; a request stays in the pipe, so drive may yet obey it.
     """
 
     task: str
@@ -100,6 +101,7 @@ class SlotUpdate:
     attempt: int = 0
     failures: int = 0
     tries: int = 0
+    unanswered: bool = False
     due_s: float = 0.0
     blocks_done: int = 0
     blocks_total: int = 0
@@ -239,7 +241,8 @@ def _trial_begun(state: SlotUpdate, event: TrialBegun, now_s: float) -> Step:
 
 def _switch(state: SlotUpdate, now_s: float) -> Step:
     assert state.target is not None
-    asked = replace(state, phase=Phase.SWITCHING, tries=state.tries + 1, due_s=now_s + SWITCH_TIMEOUT_S)
+    due_s = now_s + SWITCH_TIMEOUT_S
+    asked = replace(state, phase=Phase.SWITCHING, tries=state.tries + 1, due_s=due_s, unanswered=True)
     return asked, (Switch(state.target),)
 
 
@@ -255,10 +258,11 @@ def _switch_again(state: SlotUpdate, event: Tick, now_s: float) -> Step:
 def _switched(state: SlotUpdate, event: Switched, now_s: float) -> Step:
     if not same_release(event.ref, state.target):
         return _switched_else(state, event, now_s)
+    answered = replace(state, unanswered=False)
     if not event.ok:
         error = event.error or ErrorInfo(code=FailedError.code, detail="drive could not switch to the release")
-        return _take_back(state, error, now_s)
-    return _watch(replace(state, running=event.ref), now_s), ()
+        return _take_back(answered, error, now_s)
+    return _watch(replace(answered, running=event.ref), now_s), ()
 
 
 def _watch(state: SlotUpdate, now_s: float) -> SlotUpdate:
@@ -267,7 +271,7 @@ def _watch(state: SlotUpdate, now_s: float) -> SlotUpdate:
 
 
 def _switched_else(state: SlotUpdate, event: Switched, now_s: float) -> Step:
-    return (replace(state, running=event.ref) if event.ok else state), ()
+    return (replace(state, running=event.ref, unanswered=False) if event.ok else state), ()
 
 
 def _learn(state: SlotUpdate, event: Health, now_s: float) -> Step:
@@ -334,7 +338,8 @@ def _trial_ended(state: SlotUpdate, now_s: float) -> Step:
         return _pursue(replace(state, baseline=Baseline()))
     outcome = outcome_of(state.outcomes, state.target)
     ended = replace(state, error=outcome.error if outcome else None, window=None)
-    if same_release(state.running, state.confirmed):
+    # While a request to switch is unanswered, drive may yet obey it: what it runs is what it says from now on.
+    if same_release(state.running, state.confirmed) and not state.unanswered:
         return _returned(ended)
     return replace(ended, phase=Phase.RETURNING, due_s=now_s + SWITCH_TIMEOUT_S), (Switch(state.confirmed),)
 
@@ -342,12 +347,19 @@ def _trial_ended(state: SlotUpdate, now_s: float) -> Step:
 def _switched_back(state: SlotUpdate, event: Switched, now_s: float) -> Step:
     if not event.ok:
         return state, ()
-    known = replace(state, running=event.ref)
+    known = replace(state, running=event.ref, unanswered=False)
     return _returned(known) if same_release(event.ref, state.confirmed) else (known, ())
 
 
 def _switch_back_again(state: SlotUpdate, event: Tick, now_s: float) -> Step:
     if now_s < state.due_s:
+        return state, ()
+    return replace(state, due_s=now_s + SWITCH_TIMEOUT_S), (Switch(state.confirmed),)
+
+
+def _remind(state: SlotUpdate, event: Tick, now_s: float) -> Step:
+    """Nothing is on trial and drive runs something else: what asked it to return was lost on the way."""
+    if state.running is None or same_release(state.running, state.confirmed) or now_s < state.due_s:
         return state, ()
     return replace(state, due_s=now_s + SWITCH_TIMEOUT_S), (Switch(state.confirmed),)
 
@@ -366,7 +378,9 @@ def _drive_started(state: SlotUpdate, event: DriveStarted, now_s: float) -> Step
     """Nothing is on trial. The store may have fallen back to another version, or drive may run one taken back."""
     stored = event.stored
     moved = not same_release(state.confirmed, stored.confirmed)
-    known = replace(state, running=event.running, confirmed=stored.confirmed, outcomes=stored.outcomes)
+    known = replace(
+        state, running=event.running, confirmed=stored.confirmed, outcomes=stored.outcomes, unanswered=False
+    )
     actions: tuple[Action, ...] = ()
     if stored.trial is None and not same_release(event.running, stored.confirmed):
         actions = (Switch(stored.confirmed),)
@@ -378,7 +392,9 @@ def _drive_started(state: SlotUpdate, event: DriveStarted, now_s: float) -> Step
 
 def _drive_started_on_trial(state: SlotUpdate, event: DriveStarted, now_s: float) -> Step:
     stored = event.stored
-    known = replace(state, running=event.running, confirmed=stored.confirmed, outcomes=stored.outcomes)
+    known = replace(
+        state, running=event.running, confirmed=stored.confirmed, outcomes=stored.outcomes, unanswered=False
+    )
     if not same_release(stored.trial, state.target):
         return _trial_ended(known, now_s)
     if known.phase is Phase.TAKING_BACK:
@@ -389,7 +405,10 @@ def _drive_started_on_trial(state: SlotUpdate, event: DriveStarted, now_s: float
 
 
 def _drive_started_returning(state: SlotUpdate, event: DriveStarted, now_s: float) -> Step:
-    known = replace(state, running=event.running, confirmed=event.stored.confirmed, outcomes=event.stored.outcomes)
+    stored = event.stored
+    known = replace(
+        state, running=event.running, confirmed=stored.confirmed, outcomes=stored.outcomes, unanswered=False
+    )
     if same_release(event.running, known.confirmed):
         return _returned(known)
     return replace(known, due_s=now_s + SWITCH_TIMEOUT_S), (Switch(known.confirmed),)
@@ -405,6 +424,7 @@ _TABLE: dict[tuple[Phase, type], _Handler] = {
     **{(phase, DriveStarted): _drive_started for phase in Phase},
     **{(phase, DriveStarted): _drive_started_on_trial for phase in ON_TRIAL},
     **{(phase, Desired): _desired_when_ended for phase in ENDED},
+    **{(phase, Tick): _remind for phase in ENDED},
     **{(phase, Desired): _desired_when_preparing for phase in PREPARING},
     **{(phase, Failed): _failed for phase in (*PREPARING, Phase.STARTING)},
     **{(phase, Refused): _refused for phase in (*PREPARING, Phase.STARTING)},
