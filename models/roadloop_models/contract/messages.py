@@ -97,7 +97,9 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     detail: Text
 
 
-UpdateState = Literal["idle", "fetching", "testing", "installing", "trial", "rolled-back", "refused", "waiting"]
+UpdateState = Literal[
+    "idle", "fetching", "testing", "installing", "ready", "trial", "rolled-back", "refused", "waiting"
+]
 
 
 class ReleaseRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,11 +111,36 @@ class ReleaseRef(msgspec.Struct, frozen=True, kw_only=True):
     manifest_sha256: Sha256
 
 
+class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a candidate did beside the incumbent so far, as sums: those of several vehicles and times add up.
+
+    A frame counts where both decided about it. `skipped` frames were not given to the candidate, to keep its budget.
+    """
+
+    ref: ReleaseRef
+    state: Literal["loading", "running", "paused", "refused"]
+    error: ErrorInfo | None = None
+    frames: Count = 0
+    disagreed: Count = 0
+    """Frames that the candidate decided otherwise."""
+    errors: Count = 0
+    """Frames on which the candidate failed."""
+    skipped: Count = 0
+    confidence_frames: Count = 0
+    confidence_delta_sum: float = 0.0
+    """Of the candidate's confidence minus the incumbent's."""
+    confidence_delta_square_sum: float = 0.0
+    latency_counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)] = ()
+    """Place i: candidate's decisions that took 2^i up to 2^(i+1) microseconds."""
+    incumbent_latency_counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)] = ()
+
+
 class ReportedSlot(msgspec.Struct, frozen=True, kw_only=True):
     """What one slot runs now, and where the update towards `target` is.
 
-    `state` is about the target: `idle` means nothing is wanted but what runs. `rolled-back` and `refused` are final
-    for this target and carry the error. `blocks_done` / `blocks_total` are the progress of `fetching`.
+    `state` is about the target: `idle` means nothing is wanted but what runs. `ready` is installed and waits for its
+    moment (`waits_for`). `rolled-back` and `refused` are final for this target and carry the error. `blocks_done` /
+    `blocks_total` are the progress of `fetching`.
     """
 
     task: Name
@@ -128,6 +155,9 @@ class ReportedSlot(msgspec.Struct, frozen=True, kw_only=True):
     blocks_total: Count = 0
     trouble: ErrorInfo | None = None
     """What keeps the slot from deciding now, whatever it runs: its source, or frames that do not fit its model."""
+    waits_for: Annotated[str, msgspec.Meta(max_length=80)] = ""
+    """What `ready` waits for: the other slots, a maintenance window, a parked vehicle, somebody's consent."""
+    shadow: ShadowReport | None = None
 
 
 class Reported(Message, frozen=True, kw_only=True):
@@ -140,10 +170,12 @@ class Reported(Message, frozen=True, kw_only=True):
     slots: dict[Name, ReportedSlot]
     spool_bytes: Count = 0
     spool_samples: Count = 0
+    director_version: Count = 0
+    """The newest assignment (version of the director's targets) that the vehicle has verified."""
 
 
 class FetchRequest(Message, frozen=True, kw_only=True):
-    """Asks for blocks of a file of the image repository, for example `metadata/timestamp.json`.
+    """Asks for blocks of a file: `metadata/…` and `targets/…` of the image repository, `director/…` of its director.
 
     `sha256` names the content where it is known; `blocks` are first..last, both included, at most 256 blocks in all.
     """
@@ -163,12 +195,54 @@ class FileBlock(Message, frozen=True, kw_only=True):
     missing: bool = False
 
 
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+MinuteOfDay = Annotated[int, msgspec.Meta(ge=0, le=1440)]
+Weekday = Annotated[int, msgspec.Meta(ge=1, le=7)]
+
+
+class MaintenanceWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of the vehicle's local time on some days (1: Monday).
+
+    One that ends before it begins goes past midnight.
+    """
+
+    from_minute: MinuteOfDay
+    to_minute: MinuteOfDay
+    weekdays: Annotated[tuple[Weekday, ...], msgspec.Meta(min_length=1, max_length=7)] = (1, 2, 3, 4, 5, 6, 7)
+
+
+class SwitchWhen(msgspec.Struct, frozen=True, kw_only=True):
+    """When a vehicle may put an installed release on trial: all that is asked for must hold."""
+
+    windows: Annotated[tuple[MaintenanceWindow, ...], msgspec.Meta(max_length=16)] = ()
+    """In any of them; none: at any time."""
+    parked: bool = False
+    consent: bool = False
+    """Somebody at the vehicle has said yes to this release."""
+
+
+class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a candidate that runs beside the incumbent may cost."""
+
+    max_cpu_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2
+    """Of one core; frames beyond it are skipped."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a vehicle should go about an update."""
 
     health_window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
-    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    max_error_rate: Share = 0.01
+    max_latency_ratio: Annotated[float, msgspec.Meta(ge=1)] = 3.0
+    """Latency on this vehicle, of the release to what runs: before the switch and in the health window."""
+    max_disagreement: Share | None = None
+    """The share of frames that a release which was in the shadow may have decided otherwise; None: any."""
     fetch_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+    transport: Literal["auto", "mqtt", "https"] = "auto"
+    """How files come; `auto`: HTTPS for large ones where the vehicle knows an address, else MQTT."""
+    metered: bool = True
+    """Whether files may come over a metered link."""
+    switch_when: SwitchWhen = SwitchWhen()
 
 
 class Desired(Message, frozen=True, kw_only=True):
@@ -177,6 +251,11 @@ class Desired(Message, frozen=True, kw_only=True):
     version: Seq
     slots: dict[Name, ReleaseRef]
     policy: Policy = Policy()
+    together: bool = False
+    """The slots whose release changes switch together or not at all."""
+    shadows: dict[Name, ReleaseRef] = {}
+    """Slot -> candidate that runs beside what the slot runs, and decides nothing."""
+    shadow_policy: ShadowPolicy = ShadowPolicy()
 
 
 class StreamCursor(msgspec.Struct, frozen=True, kw_only=True):
