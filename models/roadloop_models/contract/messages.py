@@ -111,6 +111,10 @@ class ReleaseRef(msgspec.Struct, frozen=True, kw_only=True):
     manifest_sha256: Sha256
 
 
+LOG_RATIO_MAX = 3.0
+"""About twenty times: a sequential test of a mean needs values that are bounded."""
+
+
 class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a candidate did beside the incumbent so far, as sums: those of several vehicles and times add up.
 
@@ -130,6 +134,9 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
     confidence_delta_sum: float = 0.0
     """Of the candidate's confidence minus the incumbent's."""
     confidence_delta_square_sum: float = 0.0
+    latency_log_ratio_sum: float = 0.0
+    """Over the frames: the natural logarithm of the candidate's latency by the incumbent's, within +-LOG_RATIO_MAX."""
+    latency_log_ratio_square_sum: float = 0.0
     latency_counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)] = ()
     """Place i: candidate's decisions that took 2^i up to 2^(i+1) microseconds."""
     incumbent_latency_counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=32)] = ()
