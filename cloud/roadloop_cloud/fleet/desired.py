@@ -4,6 +4,7 @@ A desired state is a level. It is published retained whenever the broker may not
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from sqlalchemy import select, update
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.fleet_tables import DesiredState
 from roadloop_cloud.store.ingest_tables import Vehicle
-from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, Reported
+from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, Reported, ShadowPolicy
 
 Slots = dict[str, ReleaseRef | None]
 
@@ -32,19 +33,41 @@ def slots_of(session: Session, vehicle: Vehicle, task: str) -> Slots:
     return slots | {name: ref for name, ref in desired.items() if ref.task == task}
 
 
-def assign(session: Session, vehicle: Vehicle, slots: Mapping[str, ReleaseRef | None], policy: Policy) -> None:
-    """Say what some slots should run from now on (None: nothing is wanted); the others stay as they are."""
-    row = session.get(DesiredState, vehicle.id)
-    if row is None:
-        row = DesiredState(vehicle=vehicle.id, version=0, slots={}, policy={}, published_version=0)
-        session.add(row)
-    merged = {**row.slots, **{name: msgspec.to_builtins(ref) for name, ref in slots.items()}}
-    kept = {name: ref for name, ref in merged.items() if ref is not None}
-    wanted_policy = msgspec.to_builtins(policy)
-    if row.version and (row.slots, row.policy) == (kept, wanted_policy):
-        return
-    row.slots, row.policy = kept, wanted_policy
-    row.version = _next_version(row, vehicle)
+def assign(
+    session: Session,
+    vehicle: Vehicle,
+    slots: Mapping[str, ReleaseRef | None],
+    policy: Policy,
+    *,
+    together: bool = False,
+) -> None:
+    """Say what some slots should run from now on (None: nothing is wanted); the others stay as they are.
+
+    With `together` the slots whose release changes switch together or not at all. What a slot shall run now is no
+    longer its shadow.
+    """
+    row = _row(session, vehicle)
+    shadows = {name: ref for name, ref in row.shadows.items() if name not in slots}
+    _put(
+        row,
+        vehicle,
+        slots=_merged(row.slots, slots),
+        policy=msgspec.to_builtins(policy),
+        together=together,
+        shadows=shadows,
+    )
+
+
+def set_shadows(
+    session: Session,
+    vehicle: Vehicle,
+    shadows: Mapping[str, ReleaseRef | None],
+    shadow_policy: ShadowPolicy | None = None,
+) -> None:
+    """Say which candidates run beside what some slots run (None: none); the other slots' stay as they are."""
+    row = _row(session, vehicle)
+    policy = row.shadow_policy if shadow_policy is None else msgspec.to_builtins(shadow_policy)
+    _put(row, vehicle, shadows=_merged(row.shadows, shadows), shadow_policy=policy)
 
 
 def catch_up(session: Session, vehicle: Vehicle) -> None:
@@ -80,10 +103,49 @@ def policy_of(row: DesiredState) -> Policy:
     return msgspec.convert(row.policy, Policy)
 
 
+def _row(session: Session, vehicle: Vehicle) -> DesiredState:
+    row = session.get(DesiredState, vehicle.id)
+    if row is None:
+        row = DesiredState(
+            vehicle=vehicle.id,
+            version=0,
+            slots={},
+            policy={},
+            together=False,
+            shadows={},
+            shadow_policy={},
+            published_version=0,
+        )
+        session.add(row)
+    return row
+
+
+def _merged(before: Mapping[str, Any], changes: Mapping[str, ReleaseRef | None]) -> dict[str, Any]:
+    merged = {**before, **{name: msgspec.to_builtins(ref) for name, ref in changes.items()}}
+    return {name: ref for name, ref in merged.items() if ref is not None}
+
+
+def _put(row: DesiredState, vehicle: Vehicle, **fields: Any) -> None:
+    """Write fields; a row that says so already keeps its version."""
+    if row.version and all(getattr(row, name) == value for name, value in fields.items()):
+        return
+    for name, value in fields.items():
+        setattr(row, name, value)
+    row.version = _next_version(row, vehicle)
+
+
 def _next_version(row: DesiredState, vehicle: Vehicle) -> int:
     reported = reported_of(vehicle)
     return max(row.version, reported.desired_version if reported is not None else 0) + 1
 
 
 def _decode(row: DesiredState) -> Desired:
-    return msgspec.convert({"version": max(row.version, 1), "slots": row.slots, "policy": row.policy}, Desired)
+    raw = {
+        "version": max(row.version, 1),
+        "slots": row.slots,
+        "policy": row.policy,
+        "together": row.together,
+        "shadows": row.shadows,
+        "shadow_policy": row.shadow_policy,
+    }
+    return msgspec.convert(raw, Desired)

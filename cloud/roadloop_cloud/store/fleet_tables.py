@@ -51,6 +51,10 @@ class DesiredState(Base):
     version: Mapped[int] = mapped_column(BigInteger)
     slots: Mapped[dict[str, Any]] = mapped_column(JSON)
     policy: Mapped[dict[str, Any]] = mapped_column(JSON)
+    together: Mapped[bool] = mapped_column(default=False)
+    shadows: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """Slot -> ReleaseRef as JSON: candidates that run beside what the slots run."""
+    shadow_policy: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     published_version: Mapped[int] = mapped_column(BigInteger, default=0)
     """The last version that the broker has taken."""
 
