@@ -3,7 +3,9 @@
 Beyond what `ngclient` does, and why:
 
 - the factory root is passed as bootstrap each time, so a kill inside a refresh cannot leave a client without trust
-- the highest version seen of each role is kept durably beside the metadata: `ngclient` forgets it with an emptied file
+- the highest version seen of each role, those of all tasks included, is kept durably beside the metadata: `ngclient`
+  forgets it with an emptied file. New keys for snapshot or timestamp begin it again, as the specification's 5.3.11
+  asks: who stole the old ones may have signed a version so high that no honest one ever exceeds it
 - the time of the last good refresh is a floor for the clock, so a vehicle that wakes up in 1970 does not take what has
   expired since. A clock that is far ahead cannot poison the floor: with it no refresh succeeds.
 """
@@ -23,7 +25,7 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     RepositoryError,
 )
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
@@ -35,7 +37,6 @@ from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, RetryLaterError, TrustError
 
 _LOG = logging.getLogger(__name__)
-ROLES = ("root", "timestamp", "snapshot", "targets")
 
 
 class Fetcher(Protocol):
@@ -53,6 +54,8 @@ class Floor(msgspec.Struct, frozen=True):
 
     versions: dict[str, int]
     time: datetime
+    keys: tuple[str, ...] = ()
+    """The keys of snapshot and timestamp that vouched for the versions."""
 
 
 class Trust:
@@ -90,9 +93,7 @@ class Trust:
             trusted = updater._trusted_set
             trusted.reference_time = now  # the client reads the clock itself, and has no other way to be told
             updater.refresh()
-            versions = {role: trusted[role].version for role in ROLES}
-            _check_versions(versions, floor)
-            raised = Floor(versions, now)
+            raised = _raise(floor, trusted.root, trusted.timestamp, trusted.snapshot, now)
             if raised != floor:
                 disk.write_durably(self._directory / "floor.json", msgspec.json.encode(raised))
         return SignedTargets(updater, now)
@@ -102,9 +103,9 @@ class Trust:
         self._metadata.mkdir(parents=True, exist_ok=True)
         for stale in self._metadata.glob("tmp*"):
             stale.unlink()  # a kill inside the client leaves its temporary files
-        for role in ROLES[1:]:
-            target, source = self._metadata / f"{role}.json", self._provisioned / "metadata" / f"{role}.json"
-            if not target.exists() and source.exists():
+        for source in (self._provisioned / "metadata").glob("*.json"):
+            target = self._metadata / source.name
+            if source.stem != "root" and not target.exists():  # the client follows the roots itself, one by one
                 disk.write_durably(target, source.read_bytes())
 
     def _floor(self) -> Floor:
@@ -115,7 +116,7 @@ class Trust:
             pass
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             _LOG.error("%s: %s; beginning again with the versions of the day of provisioning", path, error)
-        return Floor(_provisioned_versions(self._provisioned), datetime.fromtimestamp(0, UTC))
+        return _provisioned_floor(self._provisioned)
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,21 @@ def verify_provisioned(provisioned: Path, refs: Iterable[ReleaseRef]) -> None:
         root.verify_delegate("root", root)
         targets = Metadata[Targets].from_bytes(_read(provisioned / "metadata" / "targets.json"))
         root.verify_delegate("targets", targets)
-    for ref in refs:
-        path = f"{ref.task}/{ref.release}/{MANIFEST_NAME}"
-        target = targets.signed.targets.get(path)
-        if target is None or target.hashes.get("sha256") != ref.manifest_sha256:
-            raise TrustError(f"{provisioned}: {path} is not signed with SHA-256 {ref.manifest_sha256}")
-        _check_custom(path, target, ref)
+        for ref in refs:
+            _verify_given(provisioned, targets, ref)
+
+
+def _verify_given(provisioned: Path, targets: Metadata[Targets], ref: ReleaseRef) -> None:
+    path = f"{ref.task}/{ref.release}/{MANIFEST_NAME}"
+    found = targets.signed.targets.get(path)
+    delegations = targets.signed.delegations
+    for role, _ in delegations.get_roles_for_target(path) if delegations is not None and found is None else ():
+        delegated = Metadata[Targets].from_bytes(_read(provisioned / "metadata" / f"{role}.json"))
+        targets.verify_delegate(role, delegated)
+        found = found or delegated.signed.targets.get(path)
+    if found is None or found.hashes.get("sha256") != ref.manifest_sha256:
+        raise TrustError(f"{provisioned}: {path} is not signed with SHA-256 {ref.manifest_sha256}")
+    _check_custom(path, found, ref)
 
 
 def _check_custom(path: str, target: TargetFile, ref: ReleaseRef) -> None:
@@ -192,22 +202,42 @@ def _check_custom(path: str, target: TargetFile, ref: ReleaseRef) -> None:
         raise TrustError(f"{path}: signed as {signed}, the desired state names {named}")
 
 
-def _check_versions(versions: dict[str, int], floor: Floor) -> None:
-    for role, version in versions.items():
-        if version < floor.versions.get(role, 0):
+def _raise(floor: Floor, root: Root, timestamp: Timestamp, snapshot: Snapshot, now: datetime) -> Floor:
+    """The floor after a refresh. Raises MetadataError where a role is older than it was, or gone."""
+    keys = _vouching_keys(root)
+    believed = floor.versions if keys == floor.keys else {"root": floor.versions.get("root", 0)}
+    versions = _versions(root, timestamp, snapshot)
+    for role, least in believed.items():
+        if versions.get(role, 0) < least:
             raise MetadataError(
-                f"{role}: version {version} is offered, {floor.versions[role]} was seen before: rollback"
+                f"{role}: version {versions.get(role, 'none')} is offered, {least} was seen before: rollback"
             )
+    return Floor(versions, now, keys)
 
 
-def _provisioned_versions(provisioned: Path) -> dict[str, int]:
-    """The versions of the metadata that the vehicle was given."""
-    versions = {}
-    for role in ROLES:
-        path = provisioned / "metadata" / f"{role}.json"
-        with _errors(MetadataError, datetime.now(UTC)):
-            versions[role] = Metadata.from_bytes(_read(path)).signed.version
-    return versions
+def _versions(root: Root, timestamp: Timestamp, snapshot: Snapshot) -> dict[str, int]:
+    """By role; the snapshot names targets and each task's role, also those that nobody here has fetched."""
+    signed = {"root": root.version, "timestamp": timestamp.version, "snapshot": snapshot.version}
+    return signed | {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
+
+
+def _vouching_keys(root: Root) -> tuple[str, ...]:
+    return tuple(sorted({*root.roles["snapshot"].keyids, *root.roles["timestamp"].keyids}))
+
+
+def _provisioned_floor(provisioned: Path) -> Floor:
+    """The versions of the metadata that the vehicle was given; of no role but root where it was given no more."""
+    beginning = datetime.fromtimestamp(0, UTC)
+    given = provisioned / "metadata"
+    with _errors(MetadataError, beginning):
+        if not given.is_dir():
+            return Floor(
+                {"root": Metadata[Root].from_bytes(_read(provisioned / "root.json")).signed.version}, beginning
+            )
+        root = Metadata[Root].from_bytes(_read(given / "root.json")).signed
+        timestamp = Metadata[Timestamp].from_bytes(_read(given / "timestamp.json")).signed
+        snapshot = Metadata[Snapshot].from_bytes(_read(given / "snapshot.json")).signed
+        return Floor(_versions(root, timestamp, snapshot), beginning, _vouching_keys(root))
 
 
 def _read(path: Path) -> bytes:
