@@ -190,11 +190,12 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
     """The fleet process: reports in, desired states and files out, rollouts on their way."""
     from roadloop_cloud.broker import FLEET_PROCESS
     from roadloop_cloud.fleet.blocks import BlockServer
+    from roadloop_cloud.fleet.files import RepositoryFiles
     from roadloop_cloud.fleet.service import FleetService, pace_of
 
     client = app.mqtt_client(FLEET_PROCESS)
     pace = pace_of(app.database, app.workspace.config.fetch.bytes_per_s)
-    blocks = BlockServer(app.workspace.repository, pace)
+    blocks = BlockServer(RepositoryFiles(app.workspace.repository), pace)
     service = FleetService(client, app.database, app.rollouts, blocks, app.releases.renew_online)
     client.start()
     try:

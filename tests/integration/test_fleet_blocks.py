@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_cloud.fleet.blocks import (
-    EMPTY_SHA256,
-    MAX_METADATA_BYTES,
-    MAX_QUEUED_BLOCKS,
-    BlockServer,
-    OutgoingBlock,
-    find_file,
-)
+from roadloop_cloud.fleet.blocks import EMPTY_SHA256, MAX_QUEUED_BLOCKS, BlockServer, OutgoingBlock
+from roadloop_cloud.fleet.files import MAX_METADATA_BYTES, RepositoryFiles
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import FetchRequest
 
@@ -48,7 +42,7 @@ def drain(server: BlockServer, now_s: float = 0.0) -> list[OutgoingBlock]:
 
 
 def test_blocks_make_the_file(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request(TARGET), 0.0)
     found = drain(server)
     assert [block.n for block in found] == [0, 1, 2, 3]
@@ -59,21 +53,21 @@ def test_blocks_make_the_file(repository: Path) -> None:
 
 
 def test_only_what_is_asked_for_and_only_once(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request(TARGET, (3, 9), (1, 1)), 0.0)
     server.request("v1", request(TARGET, (1, 3)), 0.0)
     assert [block.n for block in drain(server)] == [3, 1, 2]
 
 
 def test_metadata_is_what_it_was_when_it_was_asked_for(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request("metadata/timestamp.json", (0, 7)), 0.0)
     (repository / "metadata" / "timestamp.json").write_bytes(b"newer")
     assert [(block.sha256, block.block.data) for block in drain(server)] == [(hashlib.sha256(b"{}").hexdigest(), b"{}")]
 
 
 def test_a_missing_file_is_said_to_be_missing(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request("metadata/2.root.json"), 0.0)
     (found,) = drain(server)
     assert (found.sha256, found.n, found.block.missing, found.block.data) == (EMPTY_SHA256, 0, True, b"")
@@ -108,18 +102,18 @@ def test_no_path_leads_out(repository: Path, path: str) -> None:
     (repository / "metadata" / ".timestamp.json.partial").write_bytes(b"half")
     (repository / "metadata" / "link.json").symlink_to(repository.parent / "secret.pem")
     (repository / "targets" / "link").symlink_to(repository.parent)
-    assert find_file(repository.resolve(), request(path)) is None
+    assert RepositoryFiles(repository).find("v1", path) is None
 
 
 @given(st.text(alphabet="./abc%\\~", max_size=30))
 def test_whatever_is_asked_for_lies_in_the_repository(path: str) -> None:
-    assert find_file(Path(__file__).parent.resolve(), request(f"metadata/{path}")) is None
+    assert RepositoryFiles(Path(__file__).parent).find("v1", f"metadata/{path}") is None
 
 
 def test_an_altered_target_keeps_the_name_of_what_was_signed(repository: Path) -> None:
     """The server is no judge: the vehicle finds that the content is not what its name says."""
     (repository / TARGET).write_bytes(bytes(len(CONTENT)))
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request(TARGET, (0, 0)), 0.0)
     (found,) = drain(server)
     assert (found.sha256, found.block.data) == (SHA256, bytes(BLOCK_BYTES))
@@ -127,11 +121,11 @@ def test_an_altered_target_keeps_the_name_of_what_was_signed(repository: Path) -
 
 def test_oversize_metadata_is_not_served(repository: Path) -> None:
     (repository / "metadata" / "9.root.json").write_bytes(bytes(MAX_METADATA_BYTES + 1))
-    assert find_file(repository.resolve(), request("metadata/9.root.json")) is None
+    assert RepositoryFiles(repository).find("v1", "metadata/9.root.json") is None
 
 
 def test_a_file_that_goes_meanwhile_is_missing(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request(TARGET, (0, 0)), 0.0)
     (repository / TARGET).unlink()
     (found,) = drain(server)
@@ -139,7 +133,7 @@ def test_a_file_that_goes_meanwhile_is_missing(repository: Path) -> None:
 
 
 def test_vehicles_take_turns(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 30)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 30)
     server.request("v1", request(TARGET), 0.0)
     server.request("v2", request(TARGET), 0.0)
     assert [block.vehicle for block in drain(server)] == ["v1", "v2"] * 4
@@ -147,7 +141,7 @@ def test_vehicles_take_turns(repository: Path) -> None:
 
 def test_each_vehicle_has_its_own_pace(repository: Path) -> None:
     paces = {"slow": BLOCK_BYTES, "fast": 4 * BLOCK_BYTES}
-    server = BlockServer(repository, paces.__getitem__)
+    server = BlockServer(RepositoryFiles(repository), paces.__getitem__)
     for vehicle in paces:
         server.request(vehicle, request(TARGET), 0.0)
     times: dict[str, list[float]] = {"slow": [], "fast": []}
@@ -162,7 +156,7 @@ def test_each_vehicle_has_its_own_pace(repository: Path) -> None:
 
 
 def test_waiting_is_as_long_as_the_pace_needs(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: BLOCK_BYTES)
+    server = BlockServer(RepositoryFiles(repository), lambda _: BLOCK_BYTES)
     assert server.wait_s(0.0) is None
     server.request("v1", request(TARGET), 0.0)
     assert server.wait_s(0.0) == 0.0
@@ -174,7 +168,7 @@ def test_waiting_is_as_long_as_the_pace_needs(repository: Path) -> None:
 
 
 def test_the_queue_of_a_vehicle_is_bounded(repository: Path) -> None:
-    server = BlockServer(repository, lambda _: 1 << 40)
+    server = BlockServer(RepositoryFiles(repository), lambda _: 1 << 40)
     for index in range(30):
         digest = f"{index:064x}"
         (repository / "targets" / "x").mkdir(exist_ok=True)

@@ -6,24 +6,20 @@ vehicle asks again.
 """
 
 import hashlib
-import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from roadloop_cloud.fleet.files import Files, ServedFile
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import FetchRequest, FileBlock
 
 MAX_REQUEST_BLOCKS = 256
 MAX_QUEUED_BLOCKS = 1024
 """Of one vehicle."""
-MAX_METADATA_BYTES = 512 * 1024
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _BURST_S = 0.25
-_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,159}\Z")
-_TARGET = re.compile(r"^([0-9a-f]{64})\..+\Z")
 
 
 @dataclass(frozen=True)
@@ -36,23 +32,6 @@ class OutgoingBlock:
     block: FileBlock
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file of the repository. Metadata is held as it was when asked for: the next moment it may be replaced."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-    source: Path | bytes
-
-    def read(self, n: int) -> bytes:
-        if isinstance(self.source, bytes):
-            return self.source[n * BLOCK_BYTES : (n + 1) * BLOCK_BYTES]
-        with self.source.open("rb") as file:
-            file.seek(n * BLOCK_BYTES)
-            return file.read(BLOCK_BYTES)
-
-
 @dataclass
 class _Queue:
     """What one vehicle waits for, and how much it may be sent now."""
@@ -60,21 +39,21 @@ class _Queue:
     bytes_per_s: float
     allowance_bytes: float
     refilled_s: float
-    blocks: OrderedDict[tuple[str, str, int], _File | None] = field(default_factory=OrderedDict)
+    blocks: OrderedDict[tuple[str, str, int], ServedFile | None] = field(default_factory=OrderedDict)
 
 
 class BlockServer:
     """Queues of all vehicles, served in turn."""
 
-    def __init__(self, repository: Path, bytes_per_s: Callable[[str], int]) -> None:
+    def __init__(self, files: Files, bytes_per_s: Callable[[str], int]) -> None:
         """`bytes_per_s` gives a vehicle's pace; it is asked when the vehicle's queue begins."""
-        self._root = repository.resolve()
+        self._files = files
         self._bytes_per_s = bytes_per_s
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
 
     def request(self, vehicle: str, request: FetchRequest, now_s: float) -> None:
         """Queue the blocks that are asked for; those that are waiting already are not queued twice."""
-        file = find_file(self._root, request)
+        file = self._files.find(vehicle, request.path)
         queue = self._queues.get(vehicle)
         if queue is None:
             pace = float(self._bytes_per_s(vehicle))
@@ -120,40 +99,9 @@ class BlockServer:
         return min(waits, default=None)
 
 
-def find_file(root: Path, request: FetchRequest) -> _File | None:
-    """The file that a request means, or None where the repository has none of that name.
-
-    Only `metadata/<name>` and `targets/.../<sha256>.<name>` exist for this; no path leads out, not by `..`, not by a
-    link. A target is announced under the hash in its name: whether its content still has it the vehicle will check.
-    """
-    parts = request.path.split("/")
-    if not all(_PART.match(part) for part in parts):
-        return None
-    path = root.joinpath(*parts)
+def _block(path: str, file: ServedFile | None, n: int) -> FileBlock:
     try:
-        if path.resolve(strict=True) != path or not path.is_file():
-            return None
-        if parts[0] == "metadata" and len(parts) == 2:
-            return _metadata(path, request.path)
-        named = _TARGET.match(parts[-1])
-        if parts[0] != "targets" or len(parts) < 3 or named is None:
-            return None
-        return _File(request.path, named.group(1), path.stat().st_size, path)
-    except OSError:
-        return None
-
-
-def _metadata(path: Path, name: str) -> _File | None:
-    with path.open("rb") as file:
-        content = file.read(MAX_METADATA_BYTES + 1)
-    if len(content) > MAX_METADATA_BYTES:
-        return None
-    return _File(name, hashlib.sha256(content).hexdigest(), len(content), content)
-
-
-def _block(path: str, file: _File | None, n: int) -> FileBlock:
-    try:
-        data = None if file is None else file.read(n)
+        data = None if file is None else file.read(n * BLOCK_BYTES, BLOCK_BYTES)
     except OSError:
         data = None
     if file is None or data is None:
