@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
-from roadloop_agent.update.fetch import BlockFetcher, FetchContext
+from roadloop_agent.update.fetch import USUAL_POLICY, BlockFetcher, FetchContext
 from roadloop_agent.update.store import Store, open_version
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, Manifest, check_file, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
-from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.contract.messages import Policy, ReleaseRef
 from roadloop_models.errors import BundleError, TrustError, VariantMissingError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Delivery:
         *,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda done, total: None,
-        bytes_per_s: int | None = None,
+        policy: Policy = USUAL_POLICY,
     ) -> Path:
         """Stage what the variant of a release needs; the directory, complete and verified. Resumes what is there.
 
@@ -65,7 +65,7 @@ class Delivery:
             counted += 1
             progress(min(counted, total), total)
 
-        context = FetchContext(directory / _PARTS, cancelled, arrived, bytes_per_s)
+        context = FetchContext(directory / _PARTS, cancelled, arrived, policy)
         with self._fetcher.context(context):
             signed = self._refresh()
             manifest = self._manifest(signed, ref, directory)

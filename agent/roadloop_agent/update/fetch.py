@@ -19,11 +19,12 @@ from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
 from roadloop_agent.update.blocks import Assembler
 from roadloop_agent.update.parts import PartFile, sha256_hex
 from roadloop_models.contract.channels import BLOCK_BYTES
-from roadloop_models.contract.messages import FetchRequest, FileBlock
+from roadloop_models.contract.messages import FetchRequest, FileBlock, Policy
 from roadloop_models.errors import FetchInterruptedError
 
 METADATA_URL = "metadata/"
 TARGETS_URL = "targets/"
+USUAL_POLICY = Policy()
 MAX_METADATA_BYTES = 512 * 1024
 _TARGET = re.compile(r"^targets/(?:.*/)?([0-9a-f]{64})\.[^/]+$")
 INBOX_BLOCKS = 256
@@ -36,12 +37,17 @@ Inbox: TypeAlias = queue.Queue[tuple[str, int, FileBlock]]
 
 @dataclass(frozen=True)
 class FetchContext:
-    """What a download belongs to: where its parts lie, who may end it, who hears of each block, how fast it comes."""
+    """What a download belongs to: where its parts lie, who may end it, who hears of each block, the policy."""
 
     parts: Path
     cancelled: Callable[[], bool] = lambda: False
     arrived: Callable[[str], None] = lambda path: None
-    bytes_per_s: int | None = None
+    policy: Policy = USUAL_POLICY
+
+    @property
+    def slow_s(self) -> float:
+        """How long three blocks take at the pace of the policy: silence below that means nothing."""
+        return 3 * BLOCK_BYTES / self.policy.fetch_bytes_per_s if self.policy.fetch_bytes_per_s else 0.0
 
 
 class BlockFetcher:
@@ -163,9 +169,7 @@ class BlockFetcher:
         size_bytes: int | None = None,
         have: frozenset[int] = frozenset(),
     ) -> Assembler:
-        slow_s = 0.0
-        if self._context is not None and self._context.bytes_per_s:
-            slow_s = 3 * BLOCK_BYTES / self._context.bytes_per_s
+        slow_s = 0.0 if self._context is None else self._context.slow_s
         return Assembler(
             path,
             now_s=self._mono(),

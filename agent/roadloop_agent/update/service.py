@@ -294,7 +294,7 @@ class UpdateService:
                 variant,
                 cancelled=cancelled,
                 progress=_Progress(lambda done, total: self._progress(slot, action.attempt, done, total), self._mono),
-                bytes_per_s=action.policy.fetch_bytes_per_s,
+                policy=action.policy,
             )
             return ev.FetchDone(action.attempt)
         if isinstance(action, ev.Test):
