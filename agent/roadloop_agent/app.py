@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from roadloop_agent.link.spool import Spool
     from roadloop_agent.update.service import UpdateService
     from roadloop_agent.update.trust import SignedTargets
+    from roadloop_models.contract.messages import ReleaseRef
     from roadloop_models.preprocess import ImageArray
 
 _LOG = logging.getLogger(__name__)
@@ -365,7 +366,7 @@ def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], flo
     store = open_store(config)
     fetcher = BlockFetcher(mailroom.send_fetch, clock)
 
-    def refresh() -> "SignedTargets":
+    def refresh(slot: str, ref: "ReleaseRef", shadow: bool) -> "SignedTargets":
         # python-tuf and its cryptography take 12 MB: they are loaded when the first update comes.
         from roadloop_agent.update.trust import Trust
 

@@ -64,7 +64,7 @@ class StagedVehicle:
         self.delivery = Delivery(
             staging=state / "staging",
             store=self.store,
-            refresh=self.trust.refresh,
+            refresh=lambda slot, ref, shadow: self.trust.refresh(),
             fetcher=self.fetcher,
             agent_version="0.1.0",
         )

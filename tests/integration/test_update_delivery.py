@@ -49,7 +49,7 @@ def model_path(vehicle: StagedVehicle, ref: ReleaseRef) -> str:
 def refused(vehicle: StagedVehicle, kind: type[TrustError], match: str, ref: ReleaseRef | None = None) -> None:
     """The release is refused, and what ran before still runs."""
     with pytest.raises(TrustError, match=match) as caught:
-        vehicle.delivery.fetch(ref or vehicle.second, VARIANT)
+        vehicle.delivery.fetch(ref or vehicle.second, VARIANT, slot=SLOT)
     assert type(caught.value) is kind
     version = vehicle.store.load_for_start(SLOT)
     assert version.ref == vehicle.first
@@ -58,7 +58,7 @@ def refused(vehicle: StagedVehicle, kind: type[TrustError], match: str, ref: Rel
 
 def test_a_release_is_fetched_and_verified(vehicle: StagedVehicle) -> None:
     progress: list[tuple[int, int]] = []
-    directory = vehicle.delivery.fetch(vehicle.second, VARIANT, progress=lambda *args: progress.append(args))
+    directory = vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT, progress=lambda *args: progress.append(args))
     bundle = open_version(directory, vehicle.second, VARIANT)
     assert bundle.path(MODEL).read_bytes() == (vehicle.bundles[2].directory / MODEL).read_bytes()
     assert not (directory / "model.tflite").exists() and not (directory / "training.bin").exists()
@@ -75,7 +75,7 @@ def test_lost_blocks_are_asked_for_again(vehicle: StagedVehicle) -> None:
         return first
 
     vehicle.server.loses = loses
-    open_version(vehicle.delivery.fetch(vehicle.second, VARIANT), vehicle.second, VARIANT)
+    open_version(vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT), vehicle.second, VARIANT)
 
 
 @pytest.mark.parametrize("arrived", [0, 1, 5, 7])
@@ -83,24 +83,24 @@ def test_an_interrupted_download_resumes_with_the_missing_blocks(vehicle: Staged
     model = model_path(vehicle, vehicle.second)
     vehicle.server.loses = lambda path, n: path == model and n >= arrived
     with pytest.raises(FetchInterruptedError):
-        vehicle.delivery.fetch(vehicle.second, VARIANT)
+        vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     vehicle.restart()
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     assert sorted(vehicle.server.served[model]) == list(range(arrived, 8))
 
 
 def test_what_is_complete_is_not_fetched_again(vehicle: StagedVehicle) -> None:
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     vehicle.restart()
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     assert vehicle.server.blocks("targets/") == 0
 
 
 def test_an_older_release_that_is_installed_needs_no_download(vehicle: StagedVehicle) -> None:
-    vehicle.store.install(SLOT, vehicle.second, vehicle.delivery.fetch(vehicle.second, VARIANT))
+    vehicle.store.install(SLOT, vehicle.second, vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT))
     vehicle.delivery.discard([])
     vehicle.restart()
-    open_version(vehicle.delivery.fetch(vehicle.first, VARIANT), vehicle.first, VARIANT)
+    open_version(vehicle.delivery.fetch(vehicle.first, VARIANT, slot=SLOT), vehicle.first, VARIANT)
     assert vehicle.server.blocks("targets/") == 0 and vehicle.server.blocks("metadata/") > 0
 
 
@@ -108,23 +108,25 @@ def test_a_tampered_part_is_fetched_again_once(vehicle: StagedVehicle) -> None:
     model = model_path(vehicle, vehicle.second)
     vehicle.server.loses = lambda path, n: path == model and n >= 5
     with pytest.raises(FetchInterruptedError):
-        vehicle.delivery.fetch(vehicle.second, VARIANT)
+        vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     part = next((vehicle.directory / "state" / "staging").rglob("*.part"))
     with part.open("r+b") as file:
         file.write(b"tampered")
     vehicle.restart()
-    open_version(vehicle.delivery.fetch(vehicle.second, VARIANT), vehicle.second, VARIANT)
+    open_version(vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT), vehicle.second, VARIANT)
     assert sorted(vehicle.server.served[model]) == sorted([5, 6, 7, *range(8)])
 
 
 def test_a_newer_wish_ends_the_download(vehicle: StagedVehicle) -> None:
     with pytest.raises(FetchInterruptedError, match="newer"):
-        vehicle.delivery.fetch(vehicle.second, VARIANT, cancelled=lambda: vehicle.server.blocks("targets/") > 0)
+        vehicle.delivery.fetch(
+            vehicle.second, VARIANT, slot=SLOT, cancelled=lambda: vehicle.server.blocks("targets/") > 0
+        )
 
 
 def test_what_nobody_wants_is_removed_from_staging(vehicle: StagedVehicle) -> None:
-    second = vehicle.delivery.fetch(vehicle.second, VARIANT)
-    third = vehicle.delivery.fetch(vehicle.publish(3), VARIANT)
+    second = vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
+    third = vehicle.delivery.fetch(vehicle.publish(3), VARIANT, slot=SLOT)
     vehicle.delivery.discard([vehicle.second])
     assert second.exists() and not third.exists()
 
@@ -135,14 +137,14 @@ def test_what_nobody_wants_is_removed_from_staging(vehicle: StagedVehicle) -> No
 def test_rollback_is_refused(vehicle: StagedVehicle) -> None:
     old = dict(vehicle.repository.files)
     third = vehicle.publish(3)
-    vehicle.delivery.fetch(third, VARIANT)
+    vehicle.delivery.fetch(third, VARIANT, slot=SLOT)
     vehicle.repository.files = old
     refused(vehicle, MetadataError, "version")
 
 
 def test_rollback_is_refused_even_where_the_client_lost_its_memory(vehicle: StagedVehicle) -> None:
     old = dict(vehicle.repository.files)
-    vehicle.delivery.fetch(vehicle.publish(3), VARIANT)
+    vehicle.delivery.fetch(vehicle.publish(3), VARIANT, slot=SLOT)
     for role in ("timestamp", "snapshot", "targets"):
         (vehicle.directory / "state" / "trust" / "metadata" / f"{role}.json").write_bytes(b"")
     vehicle.restart()
@@ -163,7 +165,7 @@ def test_rollback_behind_the_day_of_provisioning_is_refused(tmp_path: Path) -> N
 
 def test_a_root_that_is_held_back_is_refused(vehicle: StagedVehicle) -> None:
     vehicle.repository.rotate_root()
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     for path in (vehicle.directory / "state" / "trust" / "metadata" / "root_history").iterdir():
         path.unlink()
     vehicle.restart()
@@ -178,7 +180,7 @@ def test_freeze_is_refused_when_the_metadata_expires(vehicle: StagedVehicle) -> 
 
 def test_a_clock_in_1970_does_not_unfreeze(vehicle: StagedVehicle) -> None:
     vehicle.clock = lambda: NOW + timedelta(hours=23)
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
     vehicle.repository.renew(lifetime=timedelta(hours=22))
     vehicle.restart()
     vehicle.clock = lambda: datetime.fromtimestamp(0, UTC)
@@ -189,7 +191,7 @@ def test_a_clock_in_2040_refuses_and_recovers(vehicle: StagedVehicle) -> None:
     vehicle.clock = lambda: datetime(2040, 1, 1, tzinfo=UTC)
     refused(vehicle, MetadataError, "expired")
     vehicle.clock = lambda: NOW
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
 
 
 def test_mix_and_match_is_refused(vehicle: StagedVehicle) -> None:
@@ -246,7 +248,7 @@ def test_endless_metadata_is_refused(vehicle: StagedVehicle, role: str, size_byt
 
 def test_the_roots_are_followed(vehicle: StagedVehicle) -> None:
     vehicle.repository.rotate_root()
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
 
 
 # Attacks on a release.
@@ -303,13 +305,13 @@ def test_a_file_that_is_signed_otherwise_than_its_manifest_says_is_refused(vehic
 def test_a_file_that_the_repository_lacks_is_asked_for_later(vehicle: StagedVehicle) -> None:
     del vehicle.repository.files[model_path(vehicle, vehicle.second)]
     with pytest.raises(RetryLaterError, match="no such file"):
-        vehicle.delivery.fetch(vehicle.second, VARIANT)
+        vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
 
 
 def test_a_silent_repository_is_asked_later(vehicle: StagedVehicle) -> None:
     vehicle.server.loses = lambda path, n: True
     with pytest.raises(FetchInterruptedError, match="no block came"):
-        vehicle.delivery.fetch(vehicle.second, VARIANT)
+        vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
 
 
 # Releases that are of no use here.
@@ -317,12 +319,12 @@ def test_a_silent_repository_is_asked_later(vehicle: StagedVehicle) -> None:
 
 def test_a_release_without_the_variant_is_of_no_use(vehicle: StagedVehicle) -> None:
     with pytest.raises(VariantMissingError, match="it has onnx-int8, tflite-int8"):
-        vehicle.delivery.fetch(vehicle.second, "onnx-fp32")
+        vehicle.delivery.fetch(vehicle.second, "onnx-fp32", slot=SLOT)
 
 
 def test_a_release_for_a_newer_agent_is_of_no_use(vehicle: StagedVehicle) -> None:
     with pytest.raises(BundleError, match=r"needs agent 0\.10\.0"):
-        vehicle.delivery.fetch(vehicle.publish(3, min_agent_version="0.10.0"), VARIANT)
+        vehicle.delivery.fetch(vehicle.publish(3, min_agent_version="0.10.0"), VARIANT, slot=SLOT)
 
 
 def test_a_full_disk_leaves_what_arrived(vehicle: StagedVehicle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,8 +332,8 @@ def test_a_full_disk_leaves_what_arrived(vehicle: StagedVehicle, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real[:4], 300, *real[5:])))
         with pytest.raises(DiskFullError, match="bytes free"):
-            vehicle.delivery.fetch(vehicle.second, VARIANT)
-    vehicle.delivery.fetch(vehicle.second, VARIANT)
+            vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
+    vehicle.delivery.fetch(vehicle.second, VARIANT, slot=SLOT)
 
 
 # What a vehicle is provisioned with.

@@ -181,7 +181,7 @@ def test_a_kill_at_any_call_of_a_delivery_leaves_it_possible(
     third = vehicle.publish(3)
 
     def deliver() -> None:
-        vehicle.delivery.fetch(third, VARIANT)
+        vehicle.delivery.fetch(third, VARIANT, slot=SLOT)
 
     state = vehicle.directory / "state"
     points = 0
@@ -190,7 +190,7 @@ def test_a_kill_at_any_call_of_a_delivery_leaves_it_possible(
         dead = killed_at(number, "before", deliver)
         points += dead
         vehicle.restart()
-        open_version(vehicle.delivery.fetch(third, VARIANT), third, VARIANT)
+        open_version(vehicle.delivery.fetch(third, VARIANT, slot=SLOT), third, VARIANT)
         vehicle.delivery.discard([])
         for path in sorted((state / "trust").rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

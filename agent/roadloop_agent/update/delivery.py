@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from roadloop_agent.update.trust import SignedTargets
 
 _PARTS = ".parts"
+Refresh: TypeAlias = "Callable[[str, ReleaseRef, bool], SignedTargets]"
+"""(slot, release, whether as its shadow) -> what is signed."""
 
 
 class Delivery:
@@ -27,11 +29,11 @@ class Delivery:
         *,
         staging: Path,
         store: Store,
-        refresh: "Callable[[], SignedTargets]",
+        refresh: Refresh,
         fetcher: BlockFetcher,
         agent_version: str,
     ) -> None:
-        """`refresh`: Trust.refresh, or what loads it when it is needed for the first time."""
+        """`refresh` gives what is signed now, and raises where a slot (or its shadow) must not have a release."""
         self._staging = staging
         self._store = store
         self._refresh = refresh
@@ -47,13 +49,15 @@ class Delivery:
         ref: ReleaseRef,
         variant: str,
         *,
+        slot: str,
+        shadow: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda done, total: None,
         policy: Policy = USUAL_POLICY,
     ) -> Path:
         """Stage what the variant of a release needs; the directory, complete and verified. Resumes what is there.
 
-        Raises MetadataError and TrustError where something is not signed as it should be, BundleError and
+        `slot` is where it will run, with `shadow` beside what runs there. Raises MetadataError and TrustError where something is not signed as it should be, BundleError and
         VariantMissingError where the release is of no use here, FetchInterruptedError, RetryLaterError, DiskFullError.
         """
         directory = self.directory(ref)
@@ -67,7 +71,7 @@ class Delivery:
 
         context = FetchContext(directory / _PARTS, cancelled, arrived, policy)
         with self._fetcher.context(context):
-            signed = self._refresh()
+            signed = self._refresh(slot, ref, shadow)
             manifest = self._manifest(signed, ref, directory)
             entries = _entries(manifest, variant)
             targets = {entry: signed.file(ref, entry) for entry in entries}

@@ -292,6 +292,7 @@ class UpdateService:
             self._delivery.fetch(
                 action.ref,
                 variant,
+                slot=slot,
                 cancelled=cancelled,
                 progress=_Progress(lambda done, total: self._progress(slot, action.attempt, done, total), self._mono),
                 policy=action.policy,
