@@ -165,6 +165,17 @@ class Store:
             return True
         return False
 
+    def files_of(self, task: str) -> Iterator[tuple[FileEntry, Path]]:
+        """The files of the installed versions of a task, as their manifests list them; whether whole is not checked."""
+        for directory in self._version_directories():
+            try:
+                manifest = parse_manifest((directory / MANIFEST_NAME).read_bytes())
+            except (OSError, BundleError):
+                continue
+            if manifest.task == task:
+                paths = ((entry, directory / entry.path) for entry in manifest.files)
+                yield from ((entry, path) for entry, path in paths if path.is_file())
+
     def collect_garbage(self, wanted: Iterable[ReleaseRef] = ()) -> list[str]:
         """Remove the versions that no slot needs; their names.
 

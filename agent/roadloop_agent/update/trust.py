@@ -33,6 +33,7 @@ from roadloop_agent.update import disk
 from roadloop_agent.update.fetch import MAX_METADATA_BYTES, METADATA_URL, TARGETS_URL
 from roadloop_agent.update.refused import MetadataError
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry
+from roadloop_models.bundle.delta import patch_name
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, RetryLaterError, TrustError
 
@@ -142,6 +143,13 @@ class SignedTargets:
         if (target.hashes.get("sha256"), target.length) != (entry.sha256, entry.size_bytes):
             raise TrustError(f"{path}: signed with another length or SHA-256 than its manifest says")
         return target
+
+    def patch(self, ref: ReleaseRef, entry: FileEntry, base_sha256: str) -> TargetFile | None:
+        """The patch that makes a file of a release from the one with that SHA-256; None where none is signed."""
+        with _errors(MetadataError, self.now):
+            target = self.updater.get_targetinfo(f"{ref.task}/{ref.release}/{patch_name(entry.path, base_sha256)}")
+        signed = (target.custom or {}) if target is not None else {}
+        return target if (signed.get("from"), signed.get("to")) == (base_sha256, entry.sha256) else None
 
     def download(self, target: TargetFile, path: Path) -> None:
         """Fetch, verify and place a target; what is at `path` already and sound is not fetched again.

@@ -33,6 +33,11 @@ _CONTROL_BYTES = 24
 _SIGN = 1 << 63
 
 
+def patch_name(path: str, base_sha256: str) -> str:
+    """The name of the target that makes the file `path` of a release from the one with that SHA-256."""
+    return f"{path}.from-{base_sha256[:16]}"
+
+
 def make_patch(kind: PatchKind, base: bytes, target: bytes) -> bytes:
     """The patch of that kind from `base` to `target`, neither empty nor over MAX_PATCHED_BYTES (else BundleError).
 
