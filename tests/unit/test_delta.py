@@ -2,6 +2,7 @@
 
 import bz2
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_models.bundle import delta
 from roadloop_models.bundle.delta import KINDS, MAX_PATCHED_BYTES, PatchKind, apply_patch, make_patch
 from roadloop_models.errors import BundleError
 
@@ -103,9 +103,7 @@ def test_a_shifted_layout_takes_next_to_nothing(kind: PatchKind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [(0, 10), (10, 0), (MAX_PATCHED_BYTES + 1, 10), (10, MAX_PATCHED_BYTES + 1)])
-def test_empty_and_large_files_are_not_patched(
-    kind: PatchKind, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_and_large_files_are_not_patched(kind: PatchKind, sizes: tuple[int, int]) -> None:
     base, target = sizes
     with pytest.raises(BundleError, match="can be patched"):
         apply_patch(kind, bytes(base), b"", target)
@@ -152,11 +150,18 @@ def test_bsdiff_never_writes_beyond_the_size(controls: list[tuple[int, int, int]
 
 
 def test_bsdiff_does_not_expand_what_it_does_not_need() -> None:
-    """Half a gigabyte in each block, behind a file of ten bytes."""
-    bomb = bz2.compress(bytes(1 << 29))
-    control = bz2.compress(struct.pack("<3Q", 5, 5, 0) + bytes(24 << 10))
+    """32 MiB in each block, behind a file of ten bytes."""
+    bomb = bz2.compress(bytes(1 << 25))
+    control = bz2.compress(struct.pack("<3Q", 5, 5, 0) + bytes(1 << 25))
     header = struct.pack("<3Q", len(control), len(bomb), 10)
-    assert apply_patch("bsdiff4", bytes(10), b"BSDIFF40" + header + control + bomb + bomb, 10) == bytes(10)
+    patch = b"BSDIFF40" + header + control + bomb + bomb
+    tracemalloc.start()
+    try:
+        assert apply_patch("bsdiff4", bytes(10), patch, 10) == bytes(10)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 @pytest.mark.parametrize("numbers", [(1 << 40, 0, 10), (0, 1 << 40, 10), (_stored(-5), 5, 10)])
@@ -176,12 +181,3 @@ def test_zstd_does_not_expand_beyond_the_signed_size(kind: PatchKind) -> None:
     good = zstandard.ZstdCompressor().compress(bytes(10))
     with pytest.raises(BundleError):
         apply_patch(kind, bytes(10), good + good, 10)
-
-
-def test_zstd_kinds_fail_where_the_wrong_size_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the check of the announced size protects from: zstd allocates what a frame announces."""
-    patch = zstandard.ZstdCompressor().compress(bytes(2000))
-    made = zstandard.ZstdDecompressor().decompress(patch, max_output_size=10)
-    assert len(made) == 2000, "the maximum is not one"
-    with pytest.raises(BundleError):
-        delta.apply_patch("subtract-zstd", bytes(10), patch, 10)
