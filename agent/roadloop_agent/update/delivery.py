@@ -1,4 +1,4 @@
-"""From a release's name to its verified files in the staging directory: refresh, verify, reuse, download."""
+"""From a release's name to its verified files in the staging directory: refresh, verify, reuse, patch, download."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
 from roadloop_agent.update.fetch import USUAL_POLICY, BlockFetcher, FetchContext
+from roadloop_agent.update.patching import PATCHES, Patches
 from roadloop_agent.update.store import Store, open_version
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, Manifest, check_file, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
@@ -39,6 +40,7 @@ class Delivery:
         self._refresh = refresh
         self._fetcher = fetcher
         self._agent_version = agent_version
+        self._patches = Patches(store)
 
     def directory(self, ref: ReleaseRef) -> Path:
         """Where the files of a release are staged."""
@@ -76,10 +78,18 @@ class Delivery:
             entries = _entries(manifest, variant)
             targets = {entry: signed.file(ref, entry) for entry in entries}
             wanted = [entry for entry in entries if not self._reuse(entry, directory)]
-            total, counted = sum(block_count(entry.size_bytes) for entry in wanted), 0
+            patches = {entry: self._patches.find(signed, ref, entry) for entry in wanted}
+            received = [(patches[entry] or entry).size_bytes for entry in wanted]
+            total, counted = sum(block_count(size_bytes) for size_bytes in received), 0
             progress(0, total)
             for entry in wanted:
+                patch = patches[entry]
+                if patch is not None:
+                    if self._patches.make(signed, patch, directory):
+                        continue
+                    total += block_count(entry.size_bytes)
                 signed.download(targets[entry], directory / entry.path)
+        disk.remove_tree(directory / PATCHES)
         disk.remove_tree(directory / _PARTS)
         open_version(directory, ref, variant)
         return directory
