@@ -374,7 +374,7 @@ def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], flo
         return Trust(*folders, fetcher, lambda: datetime.now(UTC)).refresh()
 
     return UpdateService(
-        slots={name: SlotSpec(t.task, t.runtime, t.precision) for name, t in config.profile.slots.items()},
+        slots={name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()},
         store=store,
         delivery=Delivery(
             staging=config.state_dir / "staging",

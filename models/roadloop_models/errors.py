@@ -72,6 +72,24 @@ class GoldenMismatchError(BadInputError):
     code = "golden-mismatch"
 
 
+class LatencyError(BadInputError):
+    """A release needs too much time for an inference on this vehicle."""
+
+    code = "too-slow"
+
+
+class DisagreementError(BadInputError):
+    """A release that ran in the shadow decided too often otherwise than what runs."""
+
+    code = "disagreement"
+
+
+class ConsentRefusedError(BadInputError):
+    """Somebody at the vehicle has said no to this release."""
+
+    code = "consent-refused"
+
+
 class TrustError(BadInputError):
     """A signature, hash, version or expiry check failed: the release is refused."""
 
@@ -118,6 +136,12 @@ class FailedError(RoadloopError):
     """An operation ended without its result."""
 
     code = "failed"
+
+
+class CompanionError(FailedError):
+    """A release is not at fault, but one that it was to be switched together with is."""
+
+    code = "companion-failed"
 
 
 class HealthError(FailedError):

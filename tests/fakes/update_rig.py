@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roadloop_agent.ipc import Hello, RunningSlot, SlotHealth, Switched
-from roadloop_agent.update.selftest import SelfTest
+from roadloop_agent.update.selftest import Check, SelfTest
 from roadloop_agent.update.service import SlotSpec, UpdateService
 from roadloop_agent.update.store import open_version
 from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, ReportedSlot, UpdateState
@@ -19,9 +19,9 @@ POLICY = Policy(health_window_s=0.05, max_error_rate=0.1)
 DEADLINE_S = 20.0
 
 
-def passes(directory: Path, variant: str, cancelled: Callable[[], bool]) -> None:
+def passes(check: Check, cancelled: Callable[[], bool]) -> None:
     """A self-test that only looks at the files."""
-    assert (directory / "model.onnx").exists()
+    assert (Path(check.directory) / "model.onnx").exists()
 
 
 @dataclass

@@ -7,16 +7,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from roadloop_agent.update.selftest import SubprocessSelfTest
-from roadloop_models.bundle import FileEntry, encode_manifest
+from roadloop_agent.update.selftest import Check, SubprocessSelfTest
+from roadloop_models.bundle import Bundle, FileEntry, encode_manifest
 from roadloop_models.errors import BundleError, GoldenMismatchError, RetryLaterError
 from tests.fakes.bundles import WEIGHTS, tiny_bundle
 
-HERE = Path("bundle")
+HERE = Check(directory="bundle", variant="onnx-int8")
 
 
 def never() -> bool:
     return False
+
+
+def check(bundle: Bundle, incumbent: Bundle | None = None, max_latency_ratio: float = 3.0) -> Check:
+    return Check(
+        directory=str(bundle.directory),
+        variant="onnx-int8",
+        incumbent=None if incumbent is None else str(incumbent.directory),
+        max_latency_ratio=max_latency_ratio,
+    )
 
 
 def scripted(code: str, timeout_s: float = 30.0) -> SubprocessSelfTest:
@@ -25,7 +34,7 @@ def scripted(code: str, timeout_s: float = 30.0) -> SubprocessSelfTest:
 
 def test_a_bundle_that_computes_what_it_should_passes(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
-    SubprocessSelfTest()(bundle.directory, "onnx-int8", never)
+    SubprocessSelfTest()(check(bundle), never)
 
 
 def test_a_bundle_that_computes_something_else_is_refused(tmp_path: Path) -> None:
@@ -39,36 +48,36 @@ def test_a_bundle_that_computes_something_else_is_refused(tmp_path: Path) -> Non
     raw = encode_manifest(msgspec.structs.replace(bundle.manifest, files=entries))
     (bundle.directory / "manifest.json").write_bytes(raw)
     with pytest.raises(GoldenMismatchError, match="golden vector"):
-        SubprocessSelfTest()(bundle.directory, "onnx-int8", never)
+        SubprocessSelfTest()(check(bundle), never)
 
 
 def test_a_truncated_bundle_is_refused(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     bundle.path(WEIGHTS).write_bytes(bundle.path(WEIGHTS).read_bytes()[:-10])
     with pytest.raises(BundleError, match="truncated or changed"):
-        SubprocessSelfTest()(bundle.directory, "onnx-int8", never)
+        SubprocessSelfTest()(check(bundle), never)
 
 
 def test_a_runtime_that_dies_refuses_the_release() -> None:
     with pytest.raises(GoldenMismatchError, match="SIGSEGV"):
-        scripted("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")(HERE, "onnx-int8", never)
+        scripted("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")(HERE, never)
 
 
 def test_a_process_that_is_killed_from_outside_is_tried_later() -> None:
     with pytest.raises(RetryLaterError, match="status -9"):
-        scripted("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")(HERE, "onnx-int8", never)
+        scripted("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")(HERE, never)
 
 
 def test_an_agent_that_is_broken_does_not_blame_the_release() -> None:
     with pytest.raises(RetryLaterError, match="ImportError: nothing"):
-        scripted("raise ImportError('nothing')")(HERE, "onnx-int8", never)
+        scripted("raise ImportError('nothing')")(HERE, never)
 
 
 def test_endless_golden_vectors_refuse_the_release() -> None:
     with pytest.raises(GoldenMismatchError, match="longer than 0 s"):
-        scripted("import threading; threading.Event().wait()", timeout_s=0.4)(HERE, "onnx-int8", never)
+        scripted("import threading; threading.Event().wait()", timeout_s=0.4)(HERE, never)
 
 
 def test_a_newer_wish_ends_the_self_test() -> None:
     with pytest.raises(RetryLaterError, match="newer"):
-        scripted("import threading; threading.Event().wait()")(HERE, "onnx-int8", lambda: True)
+        scripted("import threading; threading.Event().wait()")(HERE, lambda: True)

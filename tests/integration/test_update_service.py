@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from roadloop_agent.update.selftest import Check
 from roadloop_agent.update.state import outcome_of
 from roadloop_models.contract.messages import Desired, Policy, ReportedSlot
 from roadloop_models.errors import GoldenMismatchError
@@ -77,7 +78,7 @@ def test_an_older_desired_version_is_ignored(build: Build) -> None:
 
 
 def test_golden_vectors_that_do_not_match_refuse_the_release(build: Build) -> None:
-    def mismatch(directory: Path, variant: str, cancelled: Callable[[], bool]) -> None:
+    def mismatch(check: Check, cancelled: Callable[[], bool]) -> None:
         raise GoldenMismatchError("vector 3 is off by 0.5")
 
     rig = build(selftest=mismatch)

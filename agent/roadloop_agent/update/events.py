@@ -143,11 +143,16 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Test:
-    """Run the golden vectors of the staged bundle. Answer: TestPassed, Failed or Refused."""
+    """Run the golden vectors of the staged bundle, and time it beside the incumbent.
+
+    Answer: TestPassed, Failed or Refused.
+    """
 
     __test__ = False
     attempt: int
     ref: ReleaseRef
+    incumbent: ReleaseRef
+    max_latency_ratio: float
 
 
 @dataclass(frozen=True)

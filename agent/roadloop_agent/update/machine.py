@@ -200,7 +200,7 @@ def _progress(state: SlotUpdate, event: Progress, now_s: float) -> Step:
 def _fetch_done(state: SlotUpdate, event: FetchDone, now_s: float) -> Step:
     assert state.target is not None
     staged = replace(state, phase=Phase.TESTING, blocks_done=state.blocks_total)
-    return staged, (Test(state.attempt, state.target),)
+    return staged, (Test(state.attempt, state.target, state.confirmed, state.policy.max_latency_ratio),)
 
 
 def _test_passed(state: SlotUpdate, event: TestPassed, now_s: float) -> Step:

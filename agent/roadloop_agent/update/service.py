@@ -19,8 +19,9 @@ from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
 from roadloop_agent.update.machine import ENDED, SlotUpdate, recovered, step
 from roadloop_agent.update.refused import MetadataError
-from roadloop_agent.update.selftest import SelfTest
+from roadloop_agent.update.selftest import Check, SelfTest
 from roadloop_agent.update.store import Store, error_info
+from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
 
@@ -38,6 +39,7 @@ class SlotSpec:
     task: str
     runtime: str
     precision: str
+    providers: tuple[str, ...] = CPU_PROVIDERS
 
     @property
     def variant(self) -> str:
@@ -299,10 +301,20 @@ class UpdateService:
             )
             return ev.FetchDone(action.attempt)
         if isinstance(action, ev.Test):
-            self._selftest(self._delivery.directory(action.ref), variant, cancelled)
+            self._selftest(self._check(slot, action), cancelled)
             return ev.TestPassed(action.attempt)
         self._store.install(slot, action.ref, self._delivery.directory(action.ref))
         return ev.Installed(action.attempt)
+
+    def _check(self, slot: str, action: ev.Test) -> Check:
+        spec = self._slots[slot]
+        return Check(
+            directory=str(self._delivery.directory(action.ref)),
+            variant=spec.variant,
+            incumbent=str(self._store.version_directory(action.incumbent)),
+            max_latency_ratio=action.max_latency_ratio,
+            providers=spec.providers,
+        )
 
     def _progress(self, slot: str, attempt: int, done: int, total: int) -> None:
         self._inputs.put(_ForSlot(slot, ev.Progress(attempt, done, total)))
