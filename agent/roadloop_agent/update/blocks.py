@@ -30,7 +30,8 @@ class Assembler:
     """The progress of one file.
 
     `sha256` and `size_bytes` are None where only the first answer tells them (metadata); then at most `max_bytes` are
-    accepted, and an answer with another hash (the file was replaced meanwhile) begins the file anew.
+    accepted, and an answer with another hash (the file was replaced meanwhile) begins the file anew. `listening`: the
+    vehicle hears what is sent to all.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Assembler:
         size_bytes: int | None = None,
         max_bytes: int,
         have: Iterable[int] = (),
+        listening: bool = False,
         window_blocks: int = 32,
         timeout_s: float = 4.0,
         give_up_s: float = 60.0,
@@ -51,6 +53,7 @@ class Assembler:
         self.size_bytes = size_bytes
         self.have = set(have)
         self._pinned = sha256 is not None
+        self._listening = listening
         self._max_bytes = max_bytes
         self._window_blocks = min(window_blocks, MAX_REQUEST_BLOCKS, MAX_REQUEST_RANGES)
         self._timeout_s = timeout_s
@@ -90,7 +93,7 @@ class Assembler:
         if not self._asked:
             self._quiet_since_s = now_s
         self._asked.update(wanted)
-        return FetchRequest(path=self.path, sha256=self.sha256, blocks=_ranges(wanted))
+        return FetchRequest(path=self.path, sha256=self.sha256, blocks=_ranges(wanted), listening=self._listening)
 
     def repeat(self) -> None:
         """Ask again for all that is under way: the connection was lost, and with it what was asked or on its way."""

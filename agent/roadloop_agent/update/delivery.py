@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
-from roadloop_agent.update.fetch import USUAL_POLICY, BlockFetcher, FetchContext
 from roadloop_agent.update.patching import PATCHES, Patches
+from roadloop_agent.update.resume import USUAL_POLICY, FetchContext, ResumingFetcher
 from roadloop_agent.update.store import Store, open_version
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, Manifest, check_file, parse_manifest
 from roadloop_models.bundle.manifest import MAX_MANIFEST_BYTES
@@ -31,7 +31,7 @@ class Delivery:
         staging: Path,
         store: Store,
         refresh: Refresh,
-        fetcher: BlockFetcher,
+        fetcher: ResumingFetcher,
         agent_version: str,
     ) -> None:
         """`refresh` gives what is signed now, and raises where a slot (or its shadow) must not have a release."""

@@ -190,6 +190,8 @@ class FetchRequest(Message, frozen=True, kw_only=True):
     path: Annotated[str, msgspec.Meta(max_length=200)]
     sha256: Sha256 | None = None
     blocks: Annotated[tuple[tuple[BlockNumber, BlockNumber], ...], msgspec.Meta(min_length=1, max_length=64)]
+    listening: bool = False
+    """The vehicle hears `_all/file/{sha256}/+`: what others wait for too may be sent there, once."""
 
 
 class FileBlock(Message, frozen=True, kw_only=True):
