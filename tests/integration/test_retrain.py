@@ -208,7 +208,7 @@ def test_a_worker_that_dies_costs_the_step_it_was_in(lab: Lab, die_at: str) -> N
 def test_a_step_after_registration_is_repeatable(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     publish = lab.registry.releases.publish
 
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         publish(TASK, "v2")
         raise SystemExit("after signing")
 

@@ -89,7 +89,8 @@ def publish(app: Application, output: Output, task: str, version: str, again: bo
     Example:
       roadloop models publish traffic-sign retrain-7
     """
-    release = app.releases.publish(task, version, again=again)
+    with output.steps(f"Publishing {task} {version}") as step:
+        release = app.releases.publish(task, version, again=again, step=step)
     output.result(
         {"task": task, "version": version, "release": release.release, "manifest_sha256": release.manifest_sha256},
         f"{task} {version} is release {release.release}",

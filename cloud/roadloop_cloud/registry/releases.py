@@ -1,10 +1,15 @@
 """Releases: a model gets the next number of its task and is signed into the image repository."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from roadloop_cloud.registry import deltas
+from roadloop_cloud.registry.deltas import OnStep
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.models import PUBLISHED, ModelRegistry
 from roadloop_cloud.registry.repository import ImageRepository, NewTarget
@@ -12,7 +17,9 @@ from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Model, Release, RolloutRow
 from roadloop_models.bundle import MANIFEST_NAME, Bundle
 from roadloop_models.contract.messages import ReleaseRef
-from roadloop_models.errors import NotFoundError
+from roadloop_models.errors import BundleError, NotFoundError
+
+_log = logging.getLogger(__name__)
 
 
 class Releases:
@@ -39,10 +46,13 @@ class Releases:
         self._online_keys.create()
         self._repository.create(self._offline_keys.signers(), self._online_keys.signers())
 
-    def publish(self, task: str, version: str, *, again: bool = False) -> Release:
-        """Sign a registered model as a release.
+    def publish(
+        self, task: str, version: str, *, again: bool = False, step: OnStep = lambda text, done: None
+    ) -> Release:
+        """Sign a registered model as a release, with patches for what vehicles run now.
 
-        A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
+        Making patches takes seconds for each file; `step` is told. Published once more, a release gets the patches for
+        what vehicles run by then. A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
         refused the old one will try. What a kill left half done is completed under the number it had.
         Raises NotFoundError, BundleError (a file changed) or ConfigError (the offline keys are not there).
         """
@@ -50,12 +60,38 @@ class Releases:
         bundle = self._models.bundle(task, version)
         with self._database.transaction() as session:
             row = _number(session, bundle, again)
-        self._repository.publish(_targets(bundle, row), offline, online)
+        with TemporaryDirectory(prefix="patches-") as folder:
+            patches = self._patches(bundle, row, Path(folder), step)
+            step("sign", None)
+            self._repository.publish([*_targets(bundle, row), *patches], offline, online)
         with self._database.transaction() as session:
             row = session.get_one(Release, (task, row.release))
             row.published = row.published or now_utc()
             session.get_one(Model, (task, version)).state = PUBLISHED
         return row
+
+    def _patches(self, bundle: Bundle, release: Release, folder: Path, step: OnStep) -> Sequence[NewTarget]:
+        prefix = f"{release.task}/{release.release}"
+        wanted = deltas.pairs(bundle, self._bases(release), prefix, self._repository.targets())
+        made = deltas.make_patches(wanted, folder, step)
+        return [NewTarget(f"{prefix}/{patch.path}", patch.file, patch.custom) for patch in made]
+
+    def _bases(self, release: Release) -> Sequence[Bundle]:
+        """What patches are made from: the incumbent, and what most vehicles say they run."""
+        published = {row.release: row for row in self.list(release.task) if row.release != release.release}
+        with self._database.reading() as session:
+            running = deltas.running_releases(session, release.task)
+        try:
+            numbers = dict.fromkeys([self.incumbent(release.task).release, *running])
+        except NotFoundError:  # nothing is published yet
+            numbers = dict.fromkeys(running)
+        bases = []
+        for row in [published[number] for number in numbers if number in published][: deltas.MAX_BASES]:
+            try:
+                bases.append(self.bundle(row))
+            except BundleError as error:  # its vehicles receive whole files
+                _log.warning("no patches from release %d: %s", row.release, error)
+        return bases
 
     def renew_online(self) -> bool:
         """Sign snapshot and timestamp anew where it is time; returns whether it was."""

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -98,7 +99,8 @@ class Retraining:
         if verdict.accepted:
             timed.step("register", lambda: self._register(folder, after))
             if spec.publish or spec.rollout is not None:
-                release = timed.step("publish", lambda: self.releases.publish(spec.task, named["candidate"]).release)
+                publish = partial(self.releases.publish, spec.task, named["candidate"], step=work.progress)
+                release = timed.step("publish", lambda: publish().release)
             if spec.rollout is not None and release is not None:
                 rollout = timed.step("rollout", lambda: self._roll_out(spec, release))
         shutil.rmtree(folder, ignore_errors=True)
