@@ -123,6 +123,12 @@ class FetchInterruptedError(RetryLaterError):
     code = "fetch-interrupted"
 
 
+class LinkMeteredError(RetryLaterError):
+    """The policy keeps files from a metered link, and there is no other now."""
+
+    code = "link-metered"
+
+
 class DiskFullError(RetryLaterError):
     """There is not enough room on disk; nothing was changed."""
 
