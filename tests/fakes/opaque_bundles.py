@@ -11,15 +11,25 @@ VARIANT = "onnx-int8"
 
 
 def opaque_bundle(
-    directory: Path, version: str, weights_bytes: int = 2_000, task: str = TASK, min_agent_version: str = "0.1.0"
+    directory: Path,
+    version: str,
+    weights_bytes: int = 2_000,
+    task: str = TASK,
+    min_agent_version: str = "0.1.0",
+    tuned_from: Bundle | None = None,
 ) -> Bundle:
     """A bundle with an `onnx-int8` and a `tflite-int8` variant of that size, different for every version.
 
+    With `tuned_from` its weights are those of that bundle, a tenth of their bytes moved by one.
     `labels.txt` and the training weights are the same in all of them.
     """
 
     def noise(name: str, size_bytes: int) -> bytes:
-        return random.Random(f"{name} of {version}").randbytes(size_bytes)
+        seeded = random.Random(f"{name} of {version}")
+        if tuned_from is not None and name.startswith("model."):
+            before = tuned_from.path(name).read_bytes()
+            return bytes((value + (seeded.random() < 0.1)) % 256 for value in before)
+        return seeded.randbytes(size_bytes)
 
     def variant(runtime: str) -> Variant:
         return Variant(

@@ -13,6 +13,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from roadloop_agent.update.store import ProvisionedReleases
 from roadloop_models.bundle import MANIFEST_NAME, Bundle
+from roadloop_models.bundle.delta import PatchKind, make_patch, patch_name
 from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import FetchRequest, FileBlock, ReleaseRef
 from tests.fakes.opaque_bundles import release_ref
@@ -57,6 +58,25 @@ class Repository:
             self.files[self.url(target.path)] = content
         self.publish()
         return ref
+
+    def add_patch(
+        self, ref: ReleaseRef, path: str, base: Bundle, kind: PatchKind, content: bytes | None = None
+    ) -> str:
+        """Sign a patch that makes a file of the release from the one in its place in `base`; its target name.
+
+        `content` is in its place, signed and all.
+        """
+        made = self.targets.signed.targets[f"{ref.task}/{ref.release}/{path}"]
+        old = base.manifest.file_entry(path)
+        if content is None:
+            content = make_patch(kind, (base.directory / path).read_bytes(), self.files[self.url(made.path)])
+        name = f"{ref.task}/{ref.release}/{patch_name(path, old.sha256)}"
+        target = TargetFile.from_data(name, content, ["sha256"])
+        target.unrecognized_fields["custom"] = {"patch": kind, "from": old.sha256, "to": made.hashes["sha256"]}
+        self.targets.signed.targets[name] = target
+        self.files[self.url(name)] = content
+        self.publish()
+        return name
 
     def url(self, target: str) -> str:
         """Where a target lies: its name has its hash before it."""

@@ -1,6 +1,7 @@
 """Patches between two versions of a file: what is made is what applies, and nothing else does harm."""
 
 import bz2
+import contextlib
 import struct
 import tracemalloc
 
@@ -66,14 +67,13 @@ def test_a_damaged_patch_is_refused_or_makes_a_file_of_the_signed_size(
 
 
 @given(kinds, contents, contents, st.data())
-def test_a_truncated_patch_is_refused(kind: PatchKind, base: bytes, target: bytes, data: st.DataObject) -> None:
+def test_a_truncated_patch_is_refused_or_makes_the_same_file(
+    kind: PatchKind, base: bytes, target: bytes, data: st.DataObject
+) -> None:
     patch = make_patch(kind, base, target)
     cut = patch[: data.draw(st.integers(0, len(patch) - 1))]
-    try:
-        # Where bzip2's last block is empty, a file without its end is the same file.
+    with contextlib.suppress(BundleError):  # the end of a bzip2 stream is not always needed
         assert apply_patch(kind, base, cut, len(target)) == target
-    except BundleError:
-        pass
 
 
 @given(kinds, contents, contents, st.integers(1, 5000))

@@ -59,7 +59,8 @@ class Delivery:
     ) -> Path:
         """Stage what the variant of a release needs; the directory, complete and verified. Resumes what is there.
 
-        `slot` is where it will run, with `shadow` beside what runs there. Raises MetadataError and TrustError where something is not signed as it should be, BundleError and
+        `slot` is where it will run, with `shadow` beside what runs there.
+        Raises MetadataError and TrustError where something is not signed as it should be, BundleError and
         VariantMissingError where the release is of no use here, FetchInterruptedError, RetryLaterError, DiskFullError.
         """
         directory = self.directory(ref)

@@ -52,7 +52,8 @@ class Releases:
         """Sign a registered model as a release, with patches for what vehicles run now.
 
         Making patches takes seconds for each file; `step` is told. Published once more, a release gets the patches for
-        what vehicles run by then. A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
+        what vehicles run by then.
+        A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
         refused the old one will try. What a kill left half done is completed under the number it had.
         Raises NotFoundError, BundleError (a file changed) or ConfigError (the offline keys are not there).
         """

@@ -1,0 +1,150 @@
+"""Patches that are published with a release: which files, from which releases, proved, signed, and told to people."""
+
+from pathlib import Path
+
+import pytest
+
+from roadloop_cloud.registry import deltas
+from roadloop_cloud.registry.releases import release_ref
+from roadloop_cloud.store.database import now_utc
+from roadloop_cloud.store.fleet_tables import Release
+from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_models.bundle import Bundle
+from roadloop_models.bundle.delta import apply_patch, patch_name
+from tests.fakes.opaque_bundles import TASK, opaque_bundle
+from tests.fakes.registry import Client, Registry
+
+WEIGHTS_BYTES = 20_000
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path).create()
+
+
+def released(registry: Registry, version: str, tuned_from: Bundle | None = None) -> tuple[Bundle, Release]:
+    bundle = opaque_bundle(registry.root / version, version, WEIGHTS_BYTES, tuned_from=tuned_from)
+    registry.models.register(bundle.directory)
+    return bundle, registry.releases.publish(TASK, version)
+
+
+def signed_patches(registry: Registry) -> list[str]:
+    return sorted(name for name in registry.repository.targets() if ".from-" in name)
+
+
+def name(release: int, file: str, base: Bundle) -> str:
+    return f"{TASK}/{release}/{patch_name(file, base.manifest.file_entry(file).sha256)}"
+
+
+def test_a_fine_tune_is_published_with_a_patch_for_each_weights_file(registry: Registry, tmp_path: Path) -> None:
+    first, _ = released(registry, "v1")
+    second, _ = released(registry, "v2", tuned_from=first)
+    assert signed_patches(registry) == [name(2, file, first) for file in ("model.onnx", "model.tflite")]
+    client = Client(registry.root / "repository", tmp_path / "client")
+    for file in ("model.onnx", "model.tflite"):
+        target = registry.repository.targets()[name(2, file, first)]
+        custom = target.custom or {}
+        assert custom["to"] == second.manifest.file_entry(file).sha256
+        patch = client.download(target.path)
+        assert len(patch) < 0.3 * WEIGHTS_BYTES
+        whole = apply_patch(custom["patch"], first.path(file).read_bytes(), patch, WEIGHTS_BYTES)
+        assert whole == second.path(file).read_bytes()
+
+
+def test_weights_that_have_nothing_in_common_get_no_patch(registry: Registry) -> None:
+    released(registry, "v1")
+    released(registry, "v2")
+    assert signed_patches(registry) == []
+
+
+def test_patches_are_made_from_what_vehicles_run(registry: Registry) -> None:
+    """The incumbent is release 1; a vehicle says that it runs release 2."""
+    first, _ = released(registry, "v1")
+    second, release = released(registry, "v2")
+    with registry.database.transaction() as session:
+        running = {"task": TASK, "running": release_ref(release), "runtime": "onnx", "precision": "int8"}
+        session.add(_vehicle("van", {"sign": running | {"state": "idle"}}))
+    released(registry, "v3", tuned_from=second)
+    assert signed_patches(registry) == [name(3, file, second) for file in ("model.onnx", "model.tflite")]
+    assert first.manifest_sha256 != second.manifest_sha256
+
+
+def test_publishing_again_adds_patches_for_what_vehicles_run_by_then(registry: Registry) -> None:
+    released(registry, "v1")
+    second, release = released(registry, "v2")
+    _, third = released(registry, "v3", tuned_from=second)
+    assert signed_patches(registry) == []
+    with registry.database.transaction() as session:
+        running = {"task": TASK, "running": release_ref(release), "runtime": "onnx", "precision": "int8"}
+        session.add(_vehicle("van", {"sign": running | {"state": "idle"}}))
+    assert registry.releases.publish(TASK, "v3").release == third.release
+    made = signed_patches(registry)
+    assert made == [name(3, file, second) for file in ("model.onnx", "model.tflite")]
+    registry.releases.publish(TASK, "v3")
+    assert signed_patches(registry) == made
+
+
+def test_the_person_who_publishes_is_told_of_each_file(registry: Registry) -> None:
+    first, _ = released(registry, "v1")
+    bundle = opaque_bundle(registry.root / "v2", "v2", WEIGHTS_BYTES, tuned_from=first)
+    registry.models.register(bundle.directory)
+    steps: list[tuple[str, float | None]] = []
+    registry.releases.publish(TASK, "v2", step=lambda text, done: steps.append((text, done)))
+    assert steps == [("patch for model.onnx", 0.0), ("patch for model.tflite", 0.5), ("sign", None)]
+
+
+def test_a_kind_that_takes_too_much_memory_is_left_out(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opaque_bundle(tmp_path / "a", "v1", WEIGHTS_BYTES)
+    second = opaque_bundle(tmp_path / "b", "v2", WEIGHTS_BYTES, tuned_from=first)
+    (pair, *_) = deltas.pairs(second, [first], "t/2", ())
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(deltas.MAX_PATCHED_BYTES + 1)
+    broken = deltas.Pair(pair.entry, pair.base_sha256, huge, pair.target)
+    (tmp_path / "made").mkdir()
+    (patch,) = deltas.make_patches([broken, pair], tmp_path / "made", lambda text, done: None)
+    assert patch.pair == pair and "not all kinds of patches could be made" in caplog.text
+
+
+def test_what_is_small_or_signed_already_is_not_patched(tmp_path: Path) -> None:
+    first = opaque_bundle(tmp_path / "a", "v1", WEIGHTS_BYTES)
+    second = opaque_bundle(tmp_path / "b", "v2", WEIGHTS_BYTES, tuned_from=first)
+    wanted = deltas.pairs(second, [first, first], "t/2", ())
+    assert [pair.entry.path for pair in wanted] == ["model.onnx", "model.tflite"], "not golden.npz, and none twice"
+    signed = {f"t/2/{patch_name(pair.entry.path, pair.base_sha256)}" for pair in wanted[:1]}
+    assert deltas.pairs(second, [first], "t/2", signed) == wanted[1:]
+    assert deltas.pairs(second, [second], "t/2", ()) == []
+    assert deltas.pairs(second, [first], "t" * 80, ()) == []
+
+
+def test_what_a_vehicle_receives_is_known_before(registry: Registry) -> None:
+    first, _ = released(registry, "v1")
+    second, _ = released(registry, "v2", tuned_from=first)
+    targets = registry.repository.targets()
+    entries = second.manifest.files_for(second.variant_by_key("onnx-int8"))
+    whole = sum(entry.size_bytes for entry in entries)
+    labels = second.manifest.file_entry("labels.txt")
+    weights = second.manifest.file_entry("model.onnx")
+    patch = targets[name(2, "model.onnx", first)].length
+    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, ()) == whole
+    held = {entry.sha256 for entry in first.manifest.files}
+    expected = whole - labels.size_bytes - weights.size_bytes + patch
+    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, held) == expected
+    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, {entry.sha256 for entry in entries}) == 0
+
+
+def _vehicle(vehicle_id: str, slots: dict[str, dict[str, object]]) -> Vehicle:
+    import msgspec
+
+    reported = {"boot": 1, "agent_version": "0", "hardware": "h", "desired_version": 0, "slots": slots}
+    return Vehicle(
+        id=vehicle_id,
+        hardware="h",
+        profile="p",
+        tags=[],
+        created=now_utc(),
+        online=True,
+        reported=msgspec.to_builtins(reported),
+    )
