@@ -216,6 +216,7 @@ class FakeTransport:
         self._post = post
         self.published: list[Publish] = []
         self.wills: list[Publish] = []
+        self.patterns: list[str] = []
         self.drops = 0
         self.closed = False
 
@@ -226,6 +227,12 @@ class FakeTransport:
     def publish(self, message: Publish) -> None:
         self.published.append(message)
         self._post(Acked(message.token))
+
+    def subscribe(self, pattern: str) -> None:
+        self.patterns.append(pattern)
+
+    def unsubscribe(self, pattern: str) -> None:
+        self.patterns.remove(pattern)
 
     def drop(self) -> None:
         self.drops += 1

@@ -149,6 +149,18 @@ class MqttLink:
         if early:
             self._post(Acked(message.token))
 
+    def subscribe(self, pattern: str) -> None:
+        """Receive a filter as well, at QoS 0, for as long as the broker knows this client."""
+        client = self._client
+        if client is not None and client.is_connected():
+            client.subscribe(pattern, options=SubscribeOptions(qos=0))
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Receive it no more."""
+        client = self._client
+        if client is not None and client.is_connected():
+            client.unsubscribe(pattern)
+
     def drop(self) -> None:
         """Close the connection without a word; the broker publishes the will. No event follows."""
         with self._lock:

@@ -13,7 +13,7 @@ import msgspec
 from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, Watch, encode_ipc
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
-from roadloop_agent.link.session import Connect, Disconnect, Publish, Session
+from roadloop_agent.link.session import Connect, Disconnect, Publish, Session, Subscribe, Unsubscribe
 from roadloop_agent.link.spool import CursorEffect, SpoolStats
 from roadloop_agent.memory import Tidy
 from roadloop_agent.suspend import SleepWatch
@@ -68,6 +68,12 @@ class Transport(Protocol):
     def publish(self, message: Publish) -> None:
         """Publish while connected."""
 
+    def subscribe(self, pattern: str) -> None:
+        """Receive a filter as well while connected."""
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Receive it no more."""
+
     def drop(self) -> None:
         """Close the connection at once."""
 
@@ -109,6 +115,21 @@ class FromUpdates:
 
 
 @dataclass(frozen=True)
+class Hear:
+    """The update service waits for this content; None: for none."""
+
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class FilesCame:
+    """So many bytes of files came beside this connection, or this is to be shown of how files come."""
+
+    size_bytes: int = 0
+    view: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class DriveSaid:
     """Drive has introduced itself."""
 
@@ -120,7 +141,18 @@ class TroubleChanged:
     """A slot has stopped deciding, or begun again."""
 
 
-Event: TypeAlias = Connected | Disconnected | Received | Acked | SpoolChanged | FromUpdates | DriveSaid | TroubleChanged
+Event: TypeAlias = (
+    Connected
+    | Disconnected
+    | Received
+    | Acked
+    | SpoolChanged
+    | FromUpdates
+    | Hear
+    | FilesCame
+    | DriveSaid
+    | TroubleChanged
+)
 
 
 class Mailroom:
@@ -148,6 +180,18 @@ class Mailroom:
     def send_fetch(self, request: FetchRequest) -> None:
         """Ask the cloud for blocks; lost without a connection."""
         self.events.put(FromUpdates(fetch=request))
+
+    def hear(self, sha256: str | None) -> None:
+        """Hear this content where it is sent to all, or none. What is asked for afterwards finds it so."""
+        self.events.put(Hear(sha256))
+
+    def files_came(self, size_bytes: int) -> None:
+        """Bytes of files came by HTTPS: they count like those of messages."""
+        self.events.put(FilesCame(size_bytes=size_bytes))
+
+    def show_files(self, view: Mapping[str, Any]) -> None:
+        """How files come, for `status`."""
+        self.events.put(FilesCame(view=view))
 
     def report(self, slots: Mapping[str, ReportedSlot]) -> None:
         """What the update service says of the slots."""
@@ -205,6 +249,7 @@ class Link:
         self._status_s = 0.0
         self._tended_s = 0.0
         self._error = ""
+        self._files: Mapping[str, Any] = {}
 
     def dispatch(self, message: FromDrive) -> None:
         """Messages of drive that are not telemetry; called in the reader's thread."""
@@ -270,6 +315,10 @@ class Link:
                 self._transport.publish(action)
             elif isinstance(action, Connect):
                 self._transport.connect(self._session.will())
+            elif isinstance(action, Subscribe):
+                self._transport.subscribe(action.pattern)
+            elif isinstance(action, Unsubscribe):
+                self._transport.unsubscribe(action.pattern)
             else:
                 self._drop(action, now_s)
 
@@ -322,6 +371,11 @@ class Link:
             if event.slots is not None:
                 self._slots = dict(event.slots)
                 self._report(now_s)
+        elif isinstance(event, Hear):
+            self._session.hear(event.sha256)
+        elif isinstance(event, FilesCame):
+            self._session.spent(event.size_bytes)
+            self._files = event.view or self._files
         elif isinstance(event, DriveSaid):
             self._boot = event.hello.boot
             self._session.set_boot(self._boot, __version__, self._hardware)
@@ -343,8 +397,8 @@ class Link:
                 self._report(now_s)
             elif address.channel is channels.COMMAND:
                 self._session.command(decode(channels.COMMAND, event.payload, Command), now_s)
-            elif address.channel is channels.FILE:
-                block = decode(channels.FILE, event.payload, FileBlock)
+            elif address.channel in (channels.FILE, channels.FLEET_FILE):
+                block = decode(address.channel, event.payload, FileBlock)
                 self._updates.on_block(address.parts["sha256"], int(address.parts["n"]), block)
         except MessageError as error:
             self._error = str(error)
@@ -403,6 +457,7 @@ class Link:
             "message_error": self._error,
             "spool": msgspec.to_builtins(self._stats),
             "network": msgspec.to_builtins(self._metering.view()),
+            "files": dict(self._files),
             "slots": msgspec.to_builtins(self._reported_slots()),
             "health": {name: _shown(health) for name, health in dict(self._health).items()},
         }

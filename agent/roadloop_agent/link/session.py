@@ -29,6 +29,7 @@ from roadloop_models.contract.messages import (
 )
 
 SUBSCRIPTIONS = (channels.DESIRED, channels.COMMAND, channels.CURSOR, channels.FILE)
+_FOR_ALL = f"{channels.ROOT}/{channels.FLEET}/"
 _COMMANDS_REMEMBERED = 64
 _OUTBOX_LIMIT = 64
 _OVERDUE_LIMIT = 512
@@ -90,7 +91,21 @@ class Publish:
     retain: bool
 
 
-Action: TypeAlias = Connect | Disconnect | Publish
+@dataclass(frozen=True)
+class Subscribe:
+    """Receive a topic filter too, at QoS 0."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Unsubscribe:
+    """Receive it no more."""
+
+    pattern: str
+
+
+Action: TypeAlias = Connect | Disconnect | Publish | Subscribe | Unsubscribe
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,8 @@ class Session:
         self._reported_at_s = -limits.report_min_s
         self._lost_sent: dict[LostRange, float] = {}
         self._outbox: deque[Publish] = deque(maxlen=_OUTBOX_LIMIT)
+        self._heard: str | None = None
+        self._interest: list[Subscribe | Unsubscribe] = []
         self._commands: deque[str] = deque(maxlen=_COMMANDS_REMEMBERED)
         self._connections = 0
         self._resent = 0
@@ -172,6 +189,7 @@ class Session:
         self._status_due = True
         self._report_due_s = now_s
         self._lost_sent.clear()
+        self._interest = [] if self._heard is None else [Subscribe(self._heard)]
 
     def disconnected(self, reason: str, now_s: float) -> None:
         """The connection, or the attempt to make one, has ended. What had no PUBACK is sent again on the next."""
@@ -182,6 +200,7 @@ class Session:
         self._flights = {key: flight for key, flight in self._flights.items() if flight.acked_s is not None}
         self._unacked.clear()
         self._outbox.clear()
+        self._interest.clear()
         ceiling_s = min(self._limits.reconnect_max_s, self._limits.reconnect_min_s * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self._next_attempt_s = now_s + ceiling_s * (0.5 + 0.5 * self._random())
@@ -211,8 +230,19 @@ class Session:
             self._lost_sent.clear()
 
     def received(self, topic: str, payload: bytes) -> None:
-        """A message of the cloud has come: it counts like one that is sent."""
-        self._traffic.spend(len(topic) + len(payload))
+        """A message of the cloud has come: it counts like one that is sent.
+
+        The broker remembers what an agent that was killed wanted to hear: what nobody waits for is ended.
+        """
+        self.spent(len(topic) + len(payload))
+        if topic.startswith(_FOR_ALL):
+            stray = Unsubscribe(f"{topic.rpartition('/')[0]}/+")
+            if stray.pattern != self._heard and stray not in self._interest:
+                self._interest.append(stray)
+
+    def spent(self, size_bytes: int) -> None:
+        """So many bytes came or went, here or beside this connection."""
+        self._traffic.spend(size_bytes)
 
     def command(self, command: Command, now_s: float) -> None:
         """A thing to do once; a redelivered one is not done again."""
@@ -248,6 +278,14 @@ class Session:
         if self._connected:
             self._outbox.append(self._publish(channel, message))
 
+    def hear(self, sha256: str | None) -> None:
+        """Hear this content where it is sent to all who wait for it, and no other; None: none."""
+        pattern = None if sha256 is None else channels.for_all_filter(sha256)
+        if self._connected and pattern != self._heard:
+            self._interest += [] if self._heard is None else [Unsubscribe(self._heard)]
+            self._interest += [] if pattern is None else [Subscribe(pattern)]
+        self._heard = pattern
+
     def will(self) -> Publish:
         """What the broker says for the vehicle when the connection breaks."""
         return self._publish(channels.STATUS, _offline(self._status))
@@ -274,6 +312,8 @@ class Session:
         if self._reported is not None and self._report_due_s is not None and now_s >= self._report_due_s:
             self._report_due_s, self._reported_at_s = None, now_s
             actions.append(self._publish(channels.REPORTED, self._reported))
+        actions += self._interest  # before what is asked for: the answers may come there
+        self._interest.clear()
         while self._outbox:
             actions.append(self._outbox.popleft())
         actions += self._declare_lost(now_s)
@@ -281,6 +321,8 @@ class Session:
             if isinstance(action, Publish):
                 self._unacked[action.token] = now_s
                 self._traffic.spend(len(action.topic) + len(action.payload))
+            elif isinstance(action, Subscribe | Unsubscribe):
+                self._traffic.spend(len(action.pattern))
         return actions + self._publish_batches(now_s)
 
     def next_poll_s(self, now_s: float) -> float:

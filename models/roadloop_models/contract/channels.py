@@ -82,6 +82,11 @@ FLEET_FILE = Channel("fleet-file", "file/{sha256}/{n}", _DOWN, 0, False, MAX_MES
 CHANNELS = (STATUS, TELEMETRY, LOST, BLOB, REPORTED, FETCH, REPLY, DESIRED, COMMAND, CURSOR, FILE, FLEET_FILE)
 
 
+def for_all_filter(sha256: str) -> str:
+    """The filter that receives the blocks of one content that are sent to all who wait for it."""
+    return FLEET_FILE.topic(FLEET, sha256=sha256, n=0).removesuffix("0") + "+"
+
+
 @dataclass(frozen=True)
 class Address:
     """What a topic says: the channel, the vehicle (or FLEET) and the variable parts."""
