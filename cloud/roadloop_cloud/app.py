@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
     from roadloop_cloud.mqtt import MqttClient
+    from roadloop_cloud.registry.director import Directors
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
     from roadloop_cloud.registry.repository import ImageRepository
@@ -90,6 +91,25 @@ class Application:
         return Releases(self.database, self.models, self.repository, offline, online)
 
     @cached_property
+    def directors(self) -> "Directors":
+        """What each vehicle is told to run, signed for it alone."""
+        from roadloop_cloud.registry.director import DIRECTOR_ONLINE, Directors, ManifestSizes
+        from roadloop_cloud.registry.keys import KeyFolder
+
+        online = KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE)
+        return Directors(self.workspace.director, online.signers, ManifestSizes(self.workspace.repository))
+
+    def create_director(self) -> None:
+        """Keys and root of the director of a new workspace. Repeatable."""
+        from roadloop_cloud.registry.director import DIRECTOR_OFFLINE, DIRECTOR_ONLINE
+        from roadloop_cloud.registry.keys import KeyFolder
+
+        KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE).create()
+        offline = KeyFolder(self.workspace.offline_keys, DIRECTOR_OFFLINE)
+        offline.create()
+        self.directors.create(offline.signers())
+
+    @cached_property
     def rollouts(self) -> "Rollouts":
         """Releases on their way to the fleet."""
         from roadloop_cloud.rollout.service import Rollouts
@@ -148,9 +168,10 @@ class Application:
             release = self.releases.incumbent(task)
             return InitialRelease(release_ref(release), self.releases.bundle(release))
 
-        return Vehicles(
-            self.database, self.authority, initial_release, self.repository.trust_files, self.workspace.config.broker
-        )
+        return Vehicles(self.database, self.authority, initial_release, self._trust_files, self.workspace.config.broker)
+
+    def _trust_files(self) -> Mapping[str, bytes]:
+        return {**self.repository.trust_files(), **self.directors.trust_files()}
 
     def mqtt_client(self, name: str, *, session_expiry_s: int = 60) -> "MqttClient":
         """A client with the identity of one cloud process; not started."""
@@ -190,13 +211,17 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
     """The fleet process: reports in, desired states and files out, rollouts on their way."""
     from roadloop_cloud.broker import FLEET_PROCESS
     from roadloop_cloud.fleet.blocks import BlockServer
+    from roadloop_cloud.fleet.director_files import DirectorFiles
     from roadloop_cloud.fleet.files import RepositoryFiles
     from roadloop_cloud.fleet.service import FleetService, pace_of
 
     client = app.mqtt_client(FLEET_PROCESS)
     pace = pace_of(app.database, app.workspace.config.fetch.bytes_per_s)
-    blocks = BlockServer(RepositoryFiles(app.workspace.repository), pace)
-    service = FleetService(client, app.database, app.rollouts, blocks, app.releases.renew_online)
+    files = DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository))
+    blocks = BlockServer(files, pace)
+    service = FleetService(
+        client, app.database, app.rollouts, blocks, app.releases.renew_online, director=app.directors
+    )
     client.start()
     try:
         service.run(stop)

@@ -48,6 +48,7 @@ def _found(workspace: Workspace, bundles: Mapping[str, Path], step: Callable[[st
     app.create_database()
     step("signing keys and image repository", 0.3)
     app.releases.create_repository()
+    app.create_director()
     made = []
     for number, (task, directory) in enumerate(sorted(bundles.items())):
         step(f"signing {task}", 0.4 + 0.6 * number / len(bundles))

@@ -68,6 +68,11 @@ class Workspace:
         return self.root / "repository"
 
     @property
+    def director(self) -> Path:
+        """What each vehicle is told to run: root/ and vehicles/."""
+        return self.root / "director"
+
+    @property
     def models(self) -> Path:
         """Bundles, as <task>/<version>/."""
         return self.root / "models"

@@ -10,6 +10,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
+from roadloop_cloud.registry.director import DIRECTOR_OFFLINE, DIRECTOR_ONLINE, Directors, ManifestSizes
 from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
@@ -80,6 +81,8 @@ class Registry:
         self.offline = KeyFolder(root / "keys" / "offline", OFFLINE_ROLES)
         self.online = KeyFolder(root / "keys" / "online", ONLINE_ROLES)
         self.releases = Releases(self.database, self.models, self.repository, self.offline, self.online)
+        director_keys = KeyFolder(root / "keys" / "online", DIRECTOR_ONLINE)
+        self.directors = Directors(root / "director", director_keys.signers, ManifestSizes(root / "repository"))
 
     def create(self) -> "Registry":
         """An empty database, keys, and a signed repository without targets."""
@@ -97,7 +100,12 @@ def _empty_repository() -> dict[str, bytes]:
     """Path -> content; made once, since each of its files is synced to disk."""
     with TemporaryDirectory() as directory:
         root = Path(directory)
-        Registry(root).releases.create_repository()
+        registry = Registry(root)
+        registry.releases.create_repository()
+        KeyFolder(root / "keys" / "online", DIRECTOR_ONLINE).create()
+        offline = KeyFolder(root / "keys" / "offline", DIRECTOR_OFFLINE)
+        offline.create()
+        registry.directors.create(offline.signers())
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.fleet.blocks import EMPTY_SHA256, BlockServer
+from roadloop_cloud.fleet.director_files import DirectorFiles
 from roadloop_cloud.fleet.files import RepositoryFiles
 from roadloop_cloud.fleet.service import FleetService, pace_of
 from roadloop_cloud.store.ingest_tables import Vehicle
@@ -30,8 +31,12 @@ def fleet_service(cloud: LiveCloud) -> Iterator[None]:
     """The fleet service in a thread of this process."""
     app = cloud.app
     client = cloud.mqtt_client("cloud-fleet")
-    blocks = BlockServer(RepositoryFiles(app.workspace.repository), pace_of(app.database, 1 << 30))
-    service = FleetService(client, app.database, app.rollouts, blocks, app.releases.renew_online)
+    blocks = BlockServer(
+        DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository)), pace_of(app.database, 1 << 30)
+    )
+    service = FleetService(
+        client, app.database, app.rollouts, blocks, app.releases.renew_online, director=app.directors
+    )
     ending = threading.Event()
     thread = threading.Thread(target=service.run, args=(ending,))
     client.start()

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from roadloop_cloud.config import RolloutConfig
 from roadloop_cloud.fleet import desired, intake
 from roadloop_cloud.fleet.blocks import BlockServer
+from roadloop_cloud.fleet.director_files import DirectorFiles
 from roadloop_cloud.fleet.files import RepositoryFiles
 from roadloop_cloud.fleet.service import FILTERS, FleetService, pace_of
 from roadloop_cloud.mqtt import Connected, Disconnected
@@ -53,8 +54,12 @@ class Process:
             self.transport,
             self.database,
             self.rollouts,
-            BlockServer(RepositoryFiles(self.registry.root / "repository"), pace_of(self.database, 1 << 30)),
+            BlockServer(
+                DirectorFiles(self.registry.directors, RepositoryFiles(self.registry.root / "repository")),
+                pace_of(self.database, 1 << 30),
+            ),
             self._renew,
+            director=self.registry.directors,
             clock=lambda: self.now_s,
         )
 

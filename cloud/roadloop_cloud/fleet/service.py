@@ -6,9 +6,10 @@ One thread owns everything; the broker's events come in by one queue. Reports ar
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
+from typing import Protocol
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
@@ -21,12 +22,24 @@ from roadloop_cloud.store.fleet_tables import DesiredState
 from roadloop_models.contract import channels
 from roadloop_models.contract.channels import parse_topic
 from roadloop_models.contract.codec import decode
-from roadloop_models.contract.messages import FetchRequest, Policy, Reported, Status
+from roadloop_models.contract.messages import Desired, FetchRequest, Policy, Reported, Status
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
 FILTERS = tuple(channel.subscription() for channel in (channels.STATUS, channels.REPORTED, channels.FETCH))
 
 _log = logging.getLogger(__name__)
+
+
+class Director(Protocol):
+    """The part of the director that is told what vehicles should run, and what they have seen of it."""
+
+    def assign(self, vehicle: str, desired: Desired) -> int:
+        """Name what a vehicle should run; the same again changes nothing."""
+        ...
+
+    def catch_up(self, vehicle: str, reported_version: int) -> None:
+        """Overtake a vehicle that has seen a newer assignment."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class FleetService:
         blocks: BlockServer,
         renew_online: Callable[[], bool],
         *,
+        director: Director,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +84,7 @@ class FleetService:
         self._rollouts = rollouts
         self._blocks = blocks
         self._renew_online = renew_online
+        self._director = director
         self._timing = timing or Timing()
         self._clock = clock
         self._inbox = _Inbox()
@@ -163,9 +178,17 @@ class FleetService:
             for vehicle in inbox.statuses.keys() | inbox.reports.keys():
                 self._record_alone(vehicle)
         self._inbox = _Inbox()
+        self._catch_up(inbox.reports)
         for received in inbox.received:
             self._transport.acknowledge(received)
         return True
+
+    def _catch_up(self, reports: Mapping[str, Reported]) -> None:
+        for vehicle, report in reports.items():
+            try:
+                self._director.catch_up(vehicle, report.director_version)
+            except (RoadloopError, OSError) as error:
+                _log.warning("director of %s: %s", vehicle, error)
 
     def _record(self, statuses: dict[str, Status], reports: dict[str, Reported]) -> None:
         with self._database.transaction() as session:
@@ -205,11 +228,12 @@ class FleetService:
             if under_way is not None and under_way[0] == state.version:
                 continue
             try:
+                self._director.assign(vehicle, state)  # before the vehicle hears of it and asks
                 self._publishing[vehicle] = (
                     state.version,
                     self._transport.publish(channels.DESIRED, vehicle, state),
                 )
-            except RoadloopError as error:
+            except (RoadloopError, OSError) as error:
                 _log.warning("desired state of %s: %s", vehicle, error)
 
     def _send_blocks(self) -> None:
