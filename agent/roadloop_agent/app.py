@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,10 @@ from roadloop_models.errors import ConfigError, ConflictError, DataError, Roadlo
 
 if TYPE_CHECKING:
     from roadloop_agent.drive.thermal import Thermometer
+    from roadloop_agent.link.budget import LinkClass
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.link.spool import Spool
+    from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.service import UpdateService
     from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.contract.messages import ReleaseRef
@@ -264,9 +267,9 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         watch=mailroom.watch,
         clock=clock,
     )
-    updates = build_updates(config, mailroom, AwakeClock(clock))
     network = config.network
     traffic = Traffic({"metered": network.on_metered, "unmetered": network.on_unmetered}, spool.kept())
+    updates = build_updates(config, mailroom, AwakeClock(clock), lambda: traffic.link_class)
     session = Session(
         config.vehicle_id,
         secrets.token_hex(8),
@@ -356,15 +359,20 @@ def _or_stop(run: "Callable[..., None]") -> "Callable[..., None]":
     return guarded
 
 
-def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], float]") -> "UpdateService":
+def build_updates(
+    config: Config, mailroom: "Mailroom", clock: "Callable[[], float]", link_class: "Callable[[], LinkClass]"
+) -> "UpdateService":
     """The update service and all that it needs."""
     from roadloop_agent.update.delivery import Delivery
     from roadloop_agent.update.fetch import BlockFetcher
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
+    from roadloop_agent.update.transport import TransportFetcher
 
     store = open_store(config)
-    fetcher = BlockFetcher(mailroom.send_fetch, clock)
+    blocks = BlockFetcher(mailroom.send_fetch, clock, hear=mailroom.hear)
+    https = None if config.files.url is None else _https_fetcher(config, config.files.url, mailroom, clock)
+    fetcher = TransportFetcher(blocks, https, link_class, clock, lambda view: mailroom.show_files(asdict(view)))
 
     def refresh(slot: str, ref: "ReleaseRef", shadow: bool) -> "SignedTargets":
         # python-tuf and its cryptography take 12 MB: they are loaded when the first update comes.
@@ -383,13 +391,22 @@ def build_updates(config: Config, mailroom: "Mailroom", clock: "Callable[[], flo
             fetcher=fetcher,
             agent_version=__version__,
         ),
-        fetcher=fetcher,
+        fetcher=blocks,
         selftest=SubprocessSelfTest(),
         report=mailroom.report,
         switch=mailroom.switch,
         mono=clock,
         random=random.SystemRandom().random,
     )
+
+
+def _https_fetcher(config: Config, url: str, mailroom: "Mailroom", clock: "Callable[[], float]") -> "HttpsFetcher":
+    from roadloop_agent.link.mqtt import tls_context
+    from roadloop_agent.update.https import HttpsFetcher, connector
+
+    broker = config.broker
+    tls = tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key)))
+    return HttpsFetcher(connector(url, tls), clock, time.sleep, spent=mailroom.files_came)
 
 
 # What the children have in common.

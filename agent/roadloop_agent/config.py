@@ -51,6 +51,13 @@ class BrokerTable(_Table, frozen=True, kw_only=True):
     reconnect_max_s: Seconds = 60.0
 
 
+class FilesTable(_Table, frozen=True, kw_only=True):
+    """`[files]`: where files are had by HTTPS, with the certificate of `[broker]`."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]+\Z")] | None = None
+    """`https://host:port`; without it everything comes over MQTT."""
+
+
 class SpoolTable(_Table, frozen=True, kw_only=True):
     """`[spool]`: how much telemetry is kept, and for how long after the cloud has committed it."""
 
@@ -115,6 +122,7 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
 
     vehicle: VehicleTable
     broker: BrokerTable
+    files: FilesTable = FilesTable()
     spool: SpoolTable = SpoolTable()
     network: NetworkTable = NetworkTable()
     telemetry: TelemetryTable = TelemetryTable()
@@ -268,6 +276,7 @@ class Config:
     path: Path
     vehicle_id: str
     broker: BrokerTable
+    files: FilesTable
     spool: SpoolTable
     network: NetworkTable
     telemetry: TelemetryTable
@@ -332,6 +341,7 @@ def load_config(path: Path) -> Config:
         path=path,
         vehicle_id=vehicle.vehicle.id,
         broker=vehicle.broker,
+        files=vehicle.files,
         spool=vehicle.spool,
         network=vehicle.network,
         telemetry=vehicle.telemetry,

@@ -86,6 +86,11 @@ class Traffic:
         return not limit or self._spent[self._class] + size_bytes + PACKET_BYTES <= limit
 
     @property
+    def link_class(self) -> LinkClass:
+        """Of the present link, or the last where there is none. May be asked from any thread."""
+        return self._class
+
+    @property
     def highlights_only(self) -> bool:
         """Whether the rest waits for another link."""
         return self._limits[self._class].sends == "highlights"

@@ -61,12 +61,15 @@ class TransportFetcher(ResumingFetcher):
         https: ResumingFetcher | None,
         link_class: Callable[[], LinkClass],
         mono: Callable[[], float],
+        show: Callable[[TransportView], None] = lambda view: None,
     ) -> None:
+        """`show` hears of every file how files came so far."""
         self._mqtt = mqtt
         self._https = https
         self._link_class = link_class
         self._mono = mono
-        self._avoid_until_s = -AVOID_S
+        self._show = show
+        self._avoid_until_s = mono()
         self.view = TransportView()
 
     @contextmanager
@@ -92,7 +95,7 @@ class TransportFetcher(ResumingFetcher):
         if chosen == "https" and self._by_https(url, part, context):
             return
         self._mqtt.fill(url, part, context)
-        self.view = replace(self.view, mqtt_files=self.view.mqtt_files + 1)
+        self._tell(replace(self.view, mqtt_files=self.view.mqtt_files + 1))
 
     def _by_https(self, url: str, part: PartFile, context: FetchContext) -> bool:
         assert self._https is not None
@@ -107,8 +110,12 @@ class TransportFetcher(ResumingFetcher):
             context.check(url)  # where it was ended on purpose, MQTT shall not begin
             self._avoid_until_s = self._mono() + AVOID_S
             failures = self.view.https_failures + 1
-            self.view = replace(self.view, https_failures=failures, last_failure=str(error)[:200])
+            self._tell(replace(self.view, https_failures=failures, last_failure=str(error)[:200]))
             _LOG.warning("HTTPS fails, MQTT goes on: %s", error)
             return False
-        self.view = replace(self.view, https_files=self.view.https_files + 1)
+        self._tell(replace(self.view, https_files=self.view.https_files + 1))
         return True
+
+    def _tell(self, view: TransportView) -> None:
+        self.view = view
+        self._show(view)
