@@ -137,6 +137,8 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.drive.process import Drive, heartbeat_parts
     from roadloop_agent.drive.regulator import Regulated, Regulator
     from roadloop_agent.drive.roll import CaptureRoll
+    from roadloop_agent.drive.shadow.attend import Shadows
+    from roadloop_agent.drive.shadow.host import Installed, Shadow, spawner
     from roadloop_agent.drive.slots import Slot
     from roadloop_agent.drive.sources import opener
 
@@ -186,19 +188,31 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
                 wall_ms=_wall_ms,
             )
         )
+    regulator = Regulator(
+        [
+            Regulated(slot.name, slot.table.priority, slot.work, subscribers[slot.name])
+            for slot in slots
+            if slot.name in active and slot.name not in lossless
+        ],
+        _thermometer(config),
+        clock,
+    )
+
+    def open_shadow(slot: str, candidate: Installed, incumbent: Installed, max_cpu_share: float) -> Shadow:
+        return Shadow(
+            slot=slot,
+            candidate=candidate,
+            incumbent=incumbent,
+            max_cpu_share=max_cpu_share,
+            spawn=spawner(tables[slot].variant_key, tables[slot].providers),
+            clock=clock,
+        )
+
     drive = Drive(
         boot=boot,
         slots=slots,
         captures=captures,
-        regulator=Regulator(
-            [
-                Regulated(slot.name, slot.table.priority, slot.work, subscribers[slot.name])
-                for slot in slots
-                if slot.name in active and slot.name not in lossless
-            ],
-            _thermometer(config),
-            clock,
-        ),
+        regulator=regulator,
         roll=roll,
         outbox=outbox,
         announcer=announcer,
@@ -206,6 +220,14 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         versions=open_store(config),
         heartbeat=Heartbeat(beat_fd, heartbeat_parts(tables, [capture.name for capture in captures]), clock),
         health_period_s=config.telemetry.health_period_s,
+        shadows=Shadows(
+            slots={slot.name: slot for slot in slots},
+            open_shadow=open_shadow,
+            strained=lambda: regulator.strained,
+            say=outbox.send,
+            clock=clock,
+            boot=boot,
+        ),
         tidy=Tidy(hand_back, clock),
         clock=clock,
         wall_ms=_wall_ms,

@@ -6,7 +6,7 @@ to the caller, who counts it. The packet boundary is the message boundary, so no
 """
 
 import socket
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -139,6 +139,36 @@ class Decided(_IpcMessage, frozen=True, kw_only=True, tag="decided"):
     decision: dict[str, Any]
 
 
+ShadowState = Literal["loading", "running", "paused", "refused"]
+Counts = Annotated[tuple[int, ...], msgspec.Meta(max_length=32)]
+
+
+class ShadowSums(_IpcMessage, frozen=True, kw_only=True, tag="shadow-sums"):
+    """drive -> link, once a second: what candidate `ref` beside `incumbent` adds up to; see ShadowReport.
+
+    Everything since `run` began: sums of one run replace each other, those of several add up.
+    """
+
+    boot: int
+    slot: str
+    run: Annotated[str, msgspec.Meta(max_length=40)]
+    ref: ReleaseRef
+    incumbent: ReleaseRef
+    state: ShadowState
+    error: ErrorInfo | None
+    frames: int
+    disagreed: int
+    errors: int
+    skipped: int
+    confidence_frames: int
+    confidence_delta_sum: float
+    confidence_delta_square_sum: float
+    latency_log_ratio_sum: float
+    latency_log_ratio_square_sum: float
+    latency_counts: Counts
+    incumbent_latency_counts: Counts
+
+
 class Attach(_IpcMessage, frozen=True, kw_only=True, tag="attach"):
     """link -> drive: link has started; drive answers with Hello."""
 
@@ -157,8 +187,17 @@ class Watch(_IpcMessage, frozen=True, kw_only=True, tag="watch"):
     on: bool
 
 
-FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided
-FromLink = Attach | Switch | Watch
+class ShadowWish(_IpcMessage, frozen=True, kw_only=True, tag="shadow"):
+    """link -> drive: have this installed version decide in that slot's shadow, or none (`ref` is None)."""
+
+    slot: str
+    ref: ReleaseRef | None
+    bundle_dir: str = ""
+    max_cpu_share: float = 0.2
+
+
+FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums
+FromLink = Attach | Switch | Watch | ShadowWish
 MessageT = TypeVar("MessageT", FromDrive, FromLink)
 
 _encoder = msgspec.msgpack.Encoder()

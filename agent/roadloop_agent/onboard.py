@@ -19,11 +19,13 @@ Feed = Literal["image", "speeds", "signals"]
 
 @dataclass(frozen=True)
 class OnBoard:
-    """One task: `handler` and `infer` are `module:name`."""
+    """One task: `handler`, `infer` and `shadow` are `module:name`."""
 
     takes: Feed
     handler: str
     infer: str
+    shadow: str
+    """What deciding otherwise is."""
     settings: type[msgspec.Struct] = NoSettings
     """What `[slots.X.settings]` may say."""
     needs: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ ON_BOARD: dict[str, OnBoard] = {
         "signals",
         "roadloop_agent.drive.handlers.drive_state:DriveStateHandler",
         "roadloop_agent.infer.drive_state:open_lines",
+        "roadloop_agent.drive.shadow.compare.drive_state:COMPARISON",
         DriveStateSettings,
         needs=(_OBD_SPEED,),
         uses=tuple(signal.path for signal in SIGNALS if signal.path != _OBD_SPEED),
@@ -57,6 +60,7 @@ ON_BOARD: dict[str, OnBoard] = {
         "signals",
         "roadloop_agent.drive.handlers.localization:LocalizationHandler",
         "roadloop_agent.infer.localization:open_lines",
+        "roadloop_agent.drive.shadow.compare.localization:COMPARISON",
         uses=("Vehicle.Speed", *_MOTION),
         infer_options=("outage", "drive", "dbc"),
     ),
@@ -64,19 +68,27 @@ ON_BOARD: dict[str, OnBoard] = {
         "image",
         "roadloop_agent.drive.handlers.object_detection:DetectionHandler",
         "roadloop_agent.infer.detections:open_lines",
+        "roadloop_agent.drive.shadow.compare.detection:COMPARISON",
         ObjectDetectionSettings,
         infer_options=("annotate",),
     ),
     "traffic-sign": OnBoard(
-        "image", "roadloop_agent.drive.handlers.sign:SignHandler", "roadloop_agent.infer.signs:open_lines"
+        "image",
+        "roadloop_agent.drive.handlers.sign:SignHandler",
+        "roadloop_agent.infer.signs:open_lines",
+        "roadloop_agent.drive.shadow.compare.sign:COMPARISON",
     ),
     "traffic-speed": OnBoard(
-        "speeds", "roadloop_agent.drive.handlers.speed:SpeedHandler", "roadloop_agent.infer.speeds:open_lines"
+        "speeds",
+        "roadloop_agent.drive.handlers.speed:SpeedHandler",
+        "roadloop_agent.infer.speeds:open_lines",
+        "roadloop_agent.drive.shadow.compare.speed:COMPARISON",
     ),
     "vehicle-count": OnBoard(
         "image",
         "roadloop_agent.drive.handlers.vehicle_count:CountHandler",
         "roadloop_agent.infer.count:open_lines",
+        "roadloop_agent.drive.shadow.compare.count:COMPARISON",
         VehicleCountSettings,
     ),
 }

@@ -75,6 +75,12 @@ class Regulator:
         work, subscriber = regulated.work, regulated.subscriber
         return Pace(work.late, work.expired, subscriber.shed, subscriber.share, band, temperature_c)
 
+    @property
+    def strained(self) -> bool:
+        """Whether the vehicle is warmer than it should be, or a slot gives way."""
+        band, _ = self._heat()
+        return band is not Band.NORMAL or any(self._governed.levels.values())
+
     def poll(self) -> None:
         """Once a PERIOD_S: judge the last period and set the shares for the next."""
         now_s = self._clock()

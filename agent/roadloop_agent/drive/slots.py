@@ -15,6 +15,7 @@ from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.drive.regulator import Pace, Work
 from roadloop_agent.drive.roll import CaptureRoll, Shot
+from roadloop_agent.drive.shadow.host import Installed, Shadow
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import RoadloopError
 
@@ -97,6 +98,8 @@ class Slot:
         self._clock = clock
         self._board = _Board()
         self.frames = 0
+        self.shadow: Shadow | None = None
+        """Whom this slot's thread gives what it has decided about. Set by the main thread."""
 
     def offer(self, model: Model) -> None:
         """Run this from the next frame on."""
@@ -115,6 +118,12 @@ class Slot:
         """The model in use, or before the first frame the one that will be."""
         with self._board.lock:
             return self._board.offered or self._board.running
+
+    @property
+    def incumbent(self) -> Installed | None:
+        """The release in use, for who runs in its shadow."""
+        model = self._board.running
+        return None if model is None or model.ref is None else Installed(model.ref, model.bundle.directory)
 
     @property
     def dropped(self) -> int:
@@ -182,6 +191,9 @@ class Slot:
                 self.work.busy_s += outcome.latency_us / 1e6
                 with self._board.lock:
                     self._board.tally.add(outcome.latency_us, outcome.confidence)
+                shadow = self.shadow
+                if shadow is not None and outcome.seen is not None:
+                    shadow.offer(outcome.seen)
 
     def _is_late(self, frame: Frame) -> bool:
         return self._deadline_s is not None and self._clock() - frame.t_mono_s > self._deadline_s

@@ -8,6 +8,7 @@ import msgspec
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.frames import Frame
 from roadloop_agent.drive.pipeline import Model
+from roadloop_agent.drive.shadow.wire import Seen
 from roadloop_agent.onboard import ON_BOARD, load_named
 from roadloop_models.contract.streams import Stream
 
@@ -32,6 +33,8 @@ class Outcome(msgspec.Struct, gc=False):
     """Send the frame itself too, about the last of the rows."""
     decision: Callable[[], dict[str, Any]] | None = None
     """What other software on the vehicle is told, as a JSON-able dict; called only where somebody listens."""
+    seen: Seen | None = None
+    """What the model was given, for a candidate in the shadow to be given too; nothing writes to it any more."""
 
 
 class Around(Protocol):

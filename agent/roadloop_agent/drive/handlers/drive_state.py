@@ -72,6 +72,7 @@ class DriveStateHandler:
             latency_us=latency_us,
             confidence=state.confidence,
             decision=lambda: {"t": frame.data.t_s} | state_line(state, values, self._settings.odd_above),
+            seen=(window,),
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from roadloop_agent.config import SlotTable
@@ -34,7 +35,8 @@ class LocalizationHandler:
         """
         started_ns = time.perf_counter_ns()
         sample = self._read(frame.data.t_s, frame.data.values)
-        estimate = step(self._session, sample, model)
+        traces: list[SpeedTrace] = []
+        estimate = step(self._session, sample, model, traces.append)
         # An estimate is told as often as the network runs; back in time, the source's clock was set.
         early = 0.0 <= estimate.t_s - self._told_at_s < PERIOD_S - _EPSILON_S
         if model is None or (early and not estimate.inferred):
@@ -55,15 +57,23 @@ class LocalizationHandler:
             latency_us=latency_us,
             confidence=confidence(estimate),
             decision=lambda: position_line(estimate, estimate.t_s),
+            seen=(traces[0].speeds_mps,) if estimate.inferred else None,
         )
 
 
-def step(session: Session, sample: Sample, model: Model | None) -> Estimate:
-    """One step of a session with a model's network. Raises FailedError where its answer is not finite."""
+def step(
+    session: Session, sample: Sample, model: Model | None, saw: Callable[[SpeedTrace], None] | None = None
+) -> Estimate:
+    """One step of a session with a model's network; `saw` is told what it sees, where it runs.
+
+    Raises FailedError where its answer is not finite.
+    """
     if model is None:
         return session.step(sample)
 
     def estimate_drift(trace: SpeedTrace) -> Drift:
+        if saw is not None:
+            saw(trace)
         drift: Drift = model.postprocess(model.run(model.preprocess(trace)))
         return drift
 

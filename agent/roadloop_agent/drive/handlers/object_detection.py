@@ -57,6 +57,7 @@ class DetectionHandler:
             confidence=sum(scores) / len(scores) if scores else None,
             capture=captured,
             decision=lambda: detection_line(found, model.postprocess.labels),
+            seen=(frame.data,),
         )
 
 

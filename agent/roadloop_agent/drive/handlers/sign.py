@@ -45,6 +45,7 @@ class SignHandler:
             confidence=decision.confidence,
             capture=captured,
             decision=lambda: sign_line(decision),
+            seen=(frame.data,),
         )
 
 

@@ -49,6 +49,7 @@ class SpeedHandler:
             decided=True,
             latency_us=latency_us,
             decision=lambda: speed_line(step.step + 1, forecast(model, outputs)),
+            seen=(step.window.speeds_mph, np.asarray(step.window.step)),
         )
 
 

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.decide import wants_capture
 from roadloop_agent.drive.frames import Frame
@@ -18,7 +20,7 @@ from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.counting.tracker import Track
 from roadloop_models.counting.watcher import Watcher
 from roadloop_models.errors import ConfigError
-from roadloop_models.preprocess import ImageArray
+from roadloop_models.preprocess import FloatArray, ImageArray
 
 DIRECTIONS = ("up", "down", "left", "right")
 """As the streams number them."""
@@ -68,6 +70,7 @@ class CountHandler:
             confidence=sum(scores) / len(scores) if scores else None,
             capture=bool(rows) and wanted and around.may_capture(),
             decision=decision,
+            seen=(*self._counting.inputs, np.array(frame.data.shape[:2])),
         )
 
 
@@ -81,6 +84,8 @@ class Counting:
         self._times_s: deque[tuple[int, float | None]] = deque(maxlen=_REMEMBERED_FRAMES)
         self._wanted_of: Model | None = None
         self._wanted: frozenset[int] | None = None
+        self.inputs: tuple[FloatArray, ...] = ()
+        """What the model was fed with in the last frame."""
 
     @property
     def tracks(self) -> list[Track]:
@@ -94,7 +99,7 @@ class Counting:
         """
         if model is not self._wanted_of:
             self._wanted, self._wanted_of = wanted_classes(model, self._classes), model
-        inputs = self._watcher.look(image, model.preprocess)
+        self.inputs = inputs = self._watcher.look(image, model.preprocess)
         height, width = image.shape[:2]
         found = of_classes(model.postprocess(model.run(inputs), height, width), self._wanted)
         self._times_s.append((number, t_source_s))

@@ -1,0 +1,283 @@
+"""Drive's end of a shadow: a thread that hands frames to the shadow's process and adds up what it answers.
+
+The slot's thread leaves what the incumbent was given in a mailbox for one and goes on; it never waits, and while the
+shadow is busy, paused or beyond its budget the frame is skipped and counted.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from roadloop_agent.drive.shadow.budget import Budget
+from roadloop_agent.drive.shadow.sums import Sums
+from roadloop_agent.drive.shadow.wire import Compared, Failed, Ready, Seen, receive_answer, send_case
+from roadloop_agent.ipc import ShadowState, ShadowSums
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.errors import FailedError, LatencyError, MessageError
+
+_LOG = logging.getLogger(__name__)
+LOAD_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 10.0
+"""Both models for one frame, at the lowest priority: one that needs longer hangs."""
+TRIES = 20
+"""So many frames are tried before a candidate that fails on more than half of them is given up."""
+STARTS = 3
+"""How often the process is started again when something else killed it: memory was short, or a person did."""
+AGAIN_S = 5.0
+_WAIT_S = 0.5
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A release, and the directory of its bundle."""
+
+    ref: ReleaseRef
+    directory: Path
+
+
+class Process(Protocol):
+    """The shadow's process."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self) -> int:
+        """Its exit code; negative where a signal ended it."""
+
+
+Spawn = Callable[[Path, Path], tuple[Process, socket.socket]]
+"""(candidate's, incumbent's directory) -> the process, and this end of its socket. Raises OSError."""
+
+
+def spawner(variant: str, providers: Sequence[str]) -> Spawn:
+    """What starts the process of a shadow for a slot that runs this variant."""
+
+    def spawn(candidate: Path, incumbent: Path) -> tuple[Process, socket.socket]:
+        ours, theirs = socket.socketpair()
+        arguments = [str(theirs.fileno()), str(os.getpid()), variant, str(candidate), str(incumbent)]
+        command = [sys.executable, "-m", "roadloop_agent.drive.shadow.child", *arguments, ",".join(providers)]
+        with theirs:
+            try:
+                return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)), ours
+            except OSError:
+                ours.close()
+                raise
+
+    return spawn
+
+
+class _RefusedError(Exception):
+    """The candidate is at fault; `info` says how."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.info = ErrorInfo(code=code, detail=detail[:500])
+
+
+class Shadow:
+    """One candidate beside one incumbent, until `stop`. The main thread makes it, reads `said` and sets `paused`."""
+
+    def __init__(
+        self,
+        *,
+        slot: str,
+        candidate: Installed,
+        incumbent: Installed,
+        max_cpu_share: float,
+        spawn: Spawn,
+        clock: Callable[[], float],
+    ) -> None:
+        self.candidate = candidate
+        self.incumbent = incumbent
+        self.paused = False
+        """Whether the vehicle is too hot, or too busy, for what is not needed."""
+        self._slot = slot
+        self._spawn = spawn
+        self._clock = clock
+        self._run_id = uuid.uuid4().hex
+        self._budget = Budget(max_cpu_share, clock())
+        self._sums = Sums()
+        self._lock = threading.Lock()
+        self._given = threading.Condition()
+        self._seen: Seen | None = None
+        self._hungry = False
+        self._skipped = 0
+        self._loaded = False
+        self._refused: ErrorInfo | None = None
+        self._stopping = threading.Event()
+        self._process: Process | None = None
+        self._thread = threading.Thread(target=self._run, name=f"shadow-{slot}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it without waiting for it."""
+        self._stopping.set()
+        with self._given:
+            self._given.notify()
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def offer(self, seen: Seen) -> None:
+        """Called by the slot's thread for every frame that the incumbent decided about."""
+        if not self._hungry or self.paused:
+            self._skipped += self._loaded
+            return
+        with self._given:
+            self._hungry = False
+            self._seen = seen
+            self._given.notify()
+
+    def said(self, boot: int) -> ShadowSums:
+        """Everything so far, for link."""
+        with self._lock:
+            sums = self._sums
+            return ShadowSums(
+                boot=boot,
+                slot=self._slot,
+                run=self._run_id,
+                ref=self.candidate.ref,
+                incumbent=self.incumbent.ref,
+                state=self._state(),
+                error=self._refused,
+                frames=sums.frames,
+                disagreed=sums.disagreed,
+                errors=sums.errors,
+                skipped=self._skipped,
+                confidence_frames=sums.confidence_frames,
+                confidence_delta_sum=sums.confidence_delta_sum,
+                confidence_delta_square_sum=sums.confidence_delta_square_sum,
+                latency_log_ratio_sum=sums.latency_log_ratio_sum,
+                latency_log_ratio_square_sum=sums.latency_log_ratio_square_sum,
+                latency_counts=tuple(sums.latency_counts),
+                incumbent_latency_counts=tuple(sums.incumbent_latency_counts),
+            )
+
+    def _state(self) -> ShadowState:
+        if self._refused is not None:
+            return "refused"
+        if not self._loaded:
+            return "loading"
+        return "paused" if self.paused else "running"
+
+    # The shadow's own thread.
+
+    def _run(self) -> None:
+        starts = 0
+        while not self._stopping.is_set():
+            starts += 1
+            try:
+                killed_by = self._attend()
+            except _RefusedError as error:
+                self._refuse(error.info)
+                return
+            except Exception as error:  # noqa: BLE001 (a fault of the agent ends the shadow and nothing else)
+                _LOG.exception("slot %s: its shadow", self._slot)
+                self._refuse(ErrorInfo(code=FailedError.code, detail=f"{type(error).__name__}: {error}"[:500]))
+                return
+            if self._stopping.is_set():
+                return
+            if starts == STARTS:
+                detail = f"the shadow's process was ended {starts} times from outside, at last {killed_by}"
+                self._refuse(ErrorInfo(code=FailedError.code, detail=detail))
+                return
+            _LOG.warning("slot %s: the shadow's process was ended %s; starting it again", self._slot, killed_by)
+            self._stopping.wait(AGAIN_S)
+
+    def _refuse(self, error: ErrorInfo) -> None:
+        if not self._stopping.is_set():
+            _LOG.error("slot %s: %s leaves the shadow: %s", self._slot, self.candidate.ref.version, error.detail)
+            self._refused = error
+
+    def _attend(self) -> str:
+        """Start the process and feed it until it ends; how it was ended from outside. Raises _RefusedError."""
+        try:
+            process, sock = self._spawn(self.candidate.directory, self.incumbent.directory)
+        except OSError as error:
+            return f"before it started: {error}"
+        self._process = process
+        if self._stopping.is_set():  # asked for before there was a process to end
+            process.kill()
+        try:
+            with sock:
+                self._feed(sock)
+        except TimeoutError:
+            what = "did not answer" if self._loaded else "did not load"
+            limit_s = ANSWER_TIMEOUT_S if self._loaded else LOAD_TIMEOUT_S
+            raise _RefusedError(LatencyError.code, f"the candidate {what} within {limit_s:.0f} s") from None
+        except (MessageError, OSError) as error:
+            _LOG.warning("slot %s: its shadow: %s", self._slot, error)
+        finally:
+            self._loaded = self._hungry = False
+            process.kill()
+            code = process.wait()
+        return _ended(code)
+
+    def _feed(self, sock: socket.socket) -> None:
+        sock.settimeout(LOAD_TIMEOUT_S)
+        answer = receive_answer(sock)
+        if isinstance(answer, Failed):
+            raise _RefusedError(answer.code, answer.detail)
+        if not isinstance(answer, Ready):
+            return
+        self._loaded = True
+        sock.settimeout(ANSWER_TIMEOUT_S)
+        while not self._stopping.is_set():
+            seen = self._next()
+            if seen is None:
+                continue
+            send_case(sock, seen)
+            answer = receive_answer(sock)
+            if answer is None:
+                return
+            if not isinstance(answer, Ready):
+                self._budget.spend(answer.cpu_s)
+            self._add(answer)
+
+    def _next(self) -> Seen | None:
+        """The next frame, as soon as there is credit for it; None where it is time to look around."""
+        if not self._budget.allows(self._clock()):
+            self._stopping.wait(self._budget.wait_s)
+            return None
+        with self._given:
+            self._hungry = True
+            self._given.wait_for(lambda: self._seen is not None or self._stopping.is_set(), _WAIT_S)
+            self._hungry = False
+            seen, self._seen = self._seen, None
+            return seen
+
+    def _add(self, answer: object) -> None:
+        with self._lock:
+            sums = self._sums
+            if isinstance(answer, Compared):
+                sums.compare(answer.agrees, answer.latency_us, answer.incumbent_latency_us)
+                if answer.confidence_delta is not None:
+                    sums.compare_confidence(answer.confidence_delta)
+            elif isinstance(answer, Failed):
+                sums.errors += 1
+        if isinstance(answer, Failed) and sums.errors >= TRIES and sums.errors > sums.frames:
+            share = f"{sums.errors} of {sums.errors + sums.frames} frames"
+            raise _RefusedError(answer.code, f"it fails on {share}: {answer.detail}")
+
+
+def _ended(code: int) -> str:
+    """How something else ended the process. Raises _RefusedError where it was the candidate."""
+    if code >= 0:
+        raise _RefusedError(FailedError.code, f"the shadow's process ended with exit code {code}")
+    name = signal.Signals(-code).name
+    if -code not in _FROM_OUTSIDE:
+        raise _RefusedError(FailedError.code, f"the candidate's runtime died of {name}")
+    return f"by {name}"
