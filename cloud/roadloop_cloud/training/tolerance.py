@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from roadloop_models.bundle import GoldenSpec, Variant
 from roadloop_models.bundle.golden import golden_inputs, golden_outputs
-from roadloop_models.runners import FloatArray, Runner
+from roadloop_models.runners import FloatArray, ModelFile, Runner
 from roadloop_models.runners.onnx import OnnxRunner
 from roadloop_models.runners.tensors import to_real, to_stored
 
@@ -43,7 +43,7 @@ def measure_tolerance(
 
 
 def _onnx_kernels(path: Path, variant: Variant) -> Iterator[_Kernels]:
-    yield OnnxRunner(path, variant, optimized=False).run
+    yield OnnxRunner(ModelFile.read(path), variant, optimized=False).run
 
 
 def _tflite_kernels(path: Path, variant: Variant) -> Iterator[_Kernels]:

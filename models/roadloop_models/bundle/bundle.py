@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from roadloop_models.bundle.manifest import (
     parse_manifest,
 )
 from roadloop_models.errors import BundleError, VariantMissingError
+from roadloop_models.sealed import KeyStore, read_key_file, unseal
 
 _READ_BYTES = 1 << 20
 
@@ -28,9 +29,11 @@ class Bundle:
     directory: Path
     manifest: Manifest
     manifest_sha256: str
+    keys: KeyStore | None = field(default=None, compare=False)
+    """Opens what is sealed."""
 
     @classmethod
-    def open(cls, directory: Path, variant_key: str | None = None) -> "Bundle":
+    def open(cls, directory: Path, variant_key: str | None = None, keys: KeyStore | None = None) -> "Bundle":
         """Read the manifest and check size and SHA-256 of its files.
 
         With `variant_key` only the files which that variant needs must be there (a vehicle fetches no others);
@@ -38,7 +41,7 @@ class Bundle:
         """
         raw = _read_manifest(directory)
         manifest = parse_manifest(raw)
-        bundle = cls(directory, manifest, hashlib.sha256(raw).hexdigest())
+        bundle = cls(directory, manifest, hashlib.sha256(raw).hexdigest(), keys)
         entries = manifest.files if variant_key is None else manifest.files_for(bundle.variant_by_key(variant_key))
         for entry in entries:
             check_file(directory / entry.path, entry)
@@ -66,6 +69,24 @@ class Bundle:
     def path(self, relative: str) -> Path:
         """Where a file of the bundle lies. Raises BundleError where the manifest does not list it."""
         return self.directory / self.manifest.file_entry(relative).path
+
+    def read(self, relative: str) -> bytes:
+        """A file's content, in clear: what is sealed is so in memory alone.
+
+        Raises BundleError where the file cannot be read, is sealed for another vehicle, or there are no keys here.
+        """
+        path, sealed = self.path(relative), self.manifest.sealed
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror or error}; the manifest lists it") from error
+        if sealed is None or relative not in sealed.files:
+            return content
+        if self.keys is None:
+            raise BundleError(f"{path}: is sealed, and opens only on a vehicle of its fleet, with its configuration")
+        task = self.manifest.task
+        content_key = self.keys.unwrap(read_key_file(self.directory), task, sealed.release)
+        return unseal(content_key, content, task, sealed.release, relative)
 
     def labels(self) -> tuple[str, ...] | None:
         """The class labels by class id, or None where the task has no classes."""

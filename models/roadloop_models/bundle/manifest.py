@@ -95,6 +95,15 @@ class Postprocess(msgspec.Struct, frozen=True):
     params: dict[str, float | int | str | list[float]] = {}
 
 
+class Sealed(msgspec.Struct, frozen=True):
+    """Which files are ciphertext, and how; the sizes and hashes under `files` are those of the ciphertext."""
+
+    alg: Literal["A256GCM"]
+    release: Annotated[int, msgspec.Meta(ge=1)]
+    """Has a content key of its own (see sealed.py)."""
+    files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+
+
 class Lineage(msgspec.Struct, frozen=True):
     """Where this version comes from."""
 
@@ -124,6 +133,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """Path of the float weights that retraining starts from; vehicles do not fetch it."""
     metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()
+    sealed: Sealed | None = None
+    """None: all files are in clear."""
 
     def file_entry(self, path: str) -> FileEntry:
         """The entry of one file. Raises BundleError where the manifest lists no such file."""
@@ -187,5 +198,6 @@ def _check(manifest: Manifest) -> None:
                 raise BundleError(
                     f"{MANIFEST_NAME}: {variant.key}: tensor '{spec.name}' is {spec.dtype} without quantization"
                 )
-    if manifest.training_weights is not None:
-        manifest.file_entry(manifest.training_weights)
+    for path in (manifest.training_weights, *(manifest.sealed.files if manifest.sealed is not None else ())):
+        if path is not None:
+            manifest.file_entry(path)

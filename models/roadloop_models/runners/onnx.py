@@ -1,13 +1,12 @@
 """ONNX Runtime behind the Runner Protocol."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roadloop_models.bundle.manifest import TensorSpec, Variant
 from roadloop_models.errors import BundleError, RuntimeMissingError
-from roadloop_models.runners import FloatArray
+from roadloop_models.runners import FloatArray, ModelFile
 from roadloop_models.runners.tensors import InputCheck, to_real, to_stored
 
 _DTYPES = {
@@ -24,7 +23,7 @@ class OnnxRunner:
 
     def __init__(
         self,
-        path: Path,
+        file: ModelFile,
         variant: Variant,
         threads: int = 1,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
@@ -38,11 +37,11 @@ class OnnxRunner:
         Raises RuntimeMissingError where onnxruntime is not installed or does not load, BundleError where the file is
         no model or has other tensors than the manifest says.
         """
-        self._session: Any = _open_session(path, threads, providers, optimized)
+        self._session: Any = _open_session(file, threads, providers, optimized)
         self._variant = variant
         self._check = InputCheck(variant.inputs)
-        _compare(path, "input", variant.inputs, self._session.get_inputs())
-        _compare(path, "output", variant.outputs, self._session.get_outputs())
+        _compare(file, "input", variant.inputs, self._session.get_inputs())
+        _compare(file, "output", variant.outputs, self._session.get_outputs())
         self._input_names = [spec.name for spec in variant.inputs]
         self._output_names = [spec.name for spec in variant.outputs]
         self._float_inputs = all(spec.dtype == "float32" for spec in variant.inputs)
@@ -84,7 +83,7 @@ class OnnxRunner:
         self._session = None
 
 
-def _open_session(path: Path, threads: int, providers: tuple[str, ...], optimized: bool) -> Any:
+def _open_session(file: ModelFile, threads: int, providers: tuple[str, ...], optimized: bool) -> Any:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
@@ -100,15 +99,13 @@ def _open_session(path: Path, threads: int, providers: tuple[str, ...], optimize
     # A spinning worker takes the core from the other process of the vehicle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=list(providers))
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
+        return onnxruntime.InferenceSession(file.content, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no other base class.
-        raise BundleError(f"{path}: ONNX Runtime does not load it: {error}") from error
+        raise BundleError(f"{file.name}: ONNX Runtime does not load it: {error}") from error
 
 
-def _compare(path: Path, side: str, specs: tuple[TensorSpec, ...], tensors: list[Any]) -> None:
+def _compare(file: ModelFile, side: str, specs: tuple[TensorSpec, ...], tensors: list[Any]) -> None:
     found = {tensor.name: (tuple(tensor.shape), _DTYPES.get(tensor.type, tensor.type)) for tensor in tensors}
     promised = {spec.name: (tuple(spec.shape), str(np.dtype(spec.dtype))) for spec in specs}
     if found != promised:
-        raise BundleError(f"{path}: {side}s are {found}, the manifest says {promised}")
+        raise BundleError(f"{file.name}: {side}s are {found}, the manifest says {promised}")

@@ -1,13 +1,12 @@
 """TFLite files behind the Runner Protocol: ai-edge-litert, or tflite-runtime (its older name) where only that is."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roadloop_models.bundle.manifest import TensorSpec, Variant
 from roadloop_models.errors import BundleError, RuntimeMissingError
-from roadloop_models.runners import FloatArray
+from roadloop_models.runners import FloatArray, ModelFile
 from roadloop_models.runners.tensors import InputCheck, to_real, to_stored
 
 _SCALE_TOLERANCE = 1e-6
@@ -16,17 +15,17 @@ _SCALE_TOLERANCE = 1e-6
 class TfliteRunner:
     """One TFLite file in one interpreter."""
 
-    def __init__(self, path: Path, variant: Variant, threads: int = 1) -> None:
+    def __init__(self, file: ModelFile, variant: Variant, threads: int = 1) -> None:
         """Load the file.
 
         Raises RuntimeMissingError where no TFLite runtime is installed or it cannot be constructed, BundleError where
         the file is no model or has other tensors than the manifest says.
         """
-        self._interpreter: Any = _open_interpreter(path, threads)
+        self._interpreter: Any = _open_interpreter(file, threads)
         self._variant = variant
         self._check = InputCheck(variant.inputs)
-        inputs = _indices(path, "input", variant.inputs, self._interpreter.get_input_details())
-        outputs = _indices(path, "output", variant.outputs, self._interpreter.get_output_details())
+        inputs = _indices(file, "input", variant.inputs, self._interpreter.get_input_details())
+        outputs = _indices(file, "output", variant.outputs, self._interpreter.get_output_details())
         self._inputs = list(zip(inputs, variant.inputs, strict=True))
         self._outputs = list(zip(outputs, variant.outputs, strict=True))
 
@@ -79,16 +78,12 @@ def _import_interpreter() -> Any:
         ) from error
 
 
-def _open_interpreter(path: Path, threads: int) -> Any:
+def _open_interpreter(file: ModelFile, threads: int) -> Any:
     interpreter_class = _import_interpreter()
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
-    try:
-        interpreter = interpreter_class(model_content=content, num_threads=threads)
+        interpreter = interpreter_class(model_content=file.content, num_threads=threads)
     except ValueError as error:
-        raise BundleError(f"{path}: TFLite does not load it: {error}") from error
+        raise BundleError(f"{file.name}: TFLite does not load it: {error}") from error
     except (ImportError, SystemError, AttributeError, TypeError) as error:
         # tflite-runtime is built against numpy 1: beside numpy 2 it imports and only fails here.
         raise RuntimeMissingError(
@@ -98,35 +93,37 @@ def _open_interpreter(path: Path, threads: int) -> Any:
     try:
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise BundleError(f"{path}: TFLite cannot prepare it: {error}") from error
+        raise BundleError(f"{file.name}: TFLite cannot prepare it: {error}") from error
     return interpreter
 
 
-def _indices(path: Path, side: str, specs: tuple[TensorSpec, ...], details: list[dict[str, Any]]) -> list[int]:
+def _indices(file: ModelFile, side: str, specs: tuple[TensorSpec, ...], details: list[dict[str, Any]]) -> list[int]:
     by_name = {detail["name"]: detail for detail in details}
     if set(by_name) != {spec.name for spec in specs}:
-        raise BundleError(f"{path}: {side}s are {sorted(by_name)}, the manifest says {[spec.name for spec in specs]}")
+        raise BundleError(
+            f"{file.name}: {side}s are {sorted(by_name)}, the manifest says {[spec.name for spec in specs]}"
+        )
     for spec in specs:
         detail = by_name[spec.name]
         shape, dtype = tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"]).name
         if (shape, dtype) != (spec.shape, spec.dtype):
             raise BundleError(
-                f"{path}: {side} '{spec.name}' is {dtype} {list(shape)}, the manifest says {spec.dtype} "
+                f"{file.name}: {side} '{spec.name}' is {dtype} {list(shape)}, the manifest says {spec.dtype} "
                 f"{list(spec.shape)}"
             )
-        _compare_quantization(path, spec, detail["quantization"])
+        _compare_quantization(file, spec, detail["quantization"])
     return [int(by_name[spec.name]["index"]) for spec in specs]
 
 
-def _compare_quantization(path: Path, spec: TensorSpec, found: tuple[float, int]) -> None:
+def _compare_quantization(file: ModelFile, spec: TensorSpec, found: tuple[float, int]) -> None:
     scale, zero_point = float(found[0]), int(found[1])
     promised = spec.quantization
     if promised is None:
         if scale != 0.0:
-            raise BundleError(f"{path}: tensor '{spec.name}' is quantized, the manifest says it is not")
+            raise BundleError(f"{file.name}: tensor '{spec.name}' is quantized, the manifest says it is not")
         return
     if zero_point != promised.zero_point or abs(scale / promised.scale - 1.0) > _SCALE_TOLERANCE:
         raise BundleError(
-            f"{path}: tensor '{spec.name}' has scale {scale:.9g} and zero point {zero_point}, the manifest says "
+            f"{file.name}: tensor '{spec.name}' has scale {scale:.9g} and zero point {zero_point}, the manifest says "
             f"{promised.scale:.9g} and {promised.zero_point}"
         )
