@@ -6,13 +6,13 @@ to the caller, who counts it. The packet boundary is the message boundary, so no
 """
 
 import socket
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.contract.channels import BLOCK_BYTES
-from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef, ShadowReport
 from roadloop_models.contract.streams import MAX_FIELDS
 from roadloop_models.errors import MessageError
 
@@ -139,34 +139,17 @@ class Decided(_IpcMessage, frozen=True, kw_only=True, tag="decided"):
     decision: dict[str, Any]
 
 
-ShadowState = Literal["loading", "running", "paused", "refused"]
-Counts = Annotated[tuple[int, ...], msgspec.Meta(max_length=32)]
-
-
 class ShadowSums(_IpcMessage, frozen=True, kw_only=True, tag="shadow-sums"):
-    """drive -> link, once a second: what candidate `ref` beside `incumbent` adds up to; see ShadowReport.
+    """drive -> link, once a second: what a candidate beside `incumbent` adds up to since `run` began.
 
-    Everything since `run` began: sums of one run replace each other, those of several add up.
+    Sums of one run replace each other, those of several add up.
     """
 
     boot: int
     slot: str
     run: Annotated[str, msgspec.Meta(max_length=40)]
-    ref: ReleaseRef
     incumbent: ReleaseRef
-    state: ShadowState
-    error: ErrorInfo | None
-    frames: int
-    disagreed: int
-    errors: int
-    skipped: int
-    confidence_frames: int
-    confidence_delta_sum: float
-    confidence_delta_square_sum: float
-    latency_log_ratio_sum: float
-    latency_log_ratio_square_sum: float
-    latency_counts: Counts
-    incumbent_latency_counts: Counts
+    report: ShadowReport
 
 
 class Attach(_IpcMessage, frozen=True, kw_only=True, tag="attach"):

@@ -21,11 +21,13 @@ agree entirely. What is judged is the mean over the frames that were compared: a
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Literal
 
 import msgspec
 
 from roadloop_models.contract.messages import LOG_RATIO_MAX, ReleaseRef, Reported, ShadowReport, Share
+from roadloop_models.contract.shadows import COUNTS, NUMBERS, add, same_content
 
 Verdict = Literal["pass", "fail", "undecided"]
 _Rate = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
@@ -126,15 +128,11 @@ class Sums:
 
 def merge(reports: Iterable[ShadowReport]) -> Sums:
     """Add up. Reports are levels: of each slot of a vehicle the newest, and none twice."""
-    total: dict[str, int | float] = {}
-    latency: list[int] = []
-    incumbent: list[int] = []
-    for report in reports:
-        for name in _NUMBERS:
-            total[name] = total.get(name, 0) + getattr(report, name)
-        _add_counts(latency, report.latency_counts)
-        _add_counts(incumbent, report.incumbent_latency_counts)
-    return Sums(**total, latency_counts=tuple(latency), incumbent_latency_counts=tuple(incumbent))  # type: ignore[arg-type]
+    every = list(reports)
+    if not every:
+        return Sums()
+    total = reduce(add, every)
+    return Sums(**{name: getattr(total, name) for name in (*NUMBERS, *COUNTS)})
 
 
 def quantile_us(counts: Sequence[int], share: float) -> float:
@@ -153,9 +151,8 @@ def quantile_us(counts: Sequence[int], share: float) -> float:
 
 def shadows_of(reports: Iterable[Reported], ref: ReleaseRef) -> list[ShadowReport]:
     """What vehicles say of a release in the shadow, one entry for each slot."""
-    wanted = (ref.task, ref.release, ref.manifest_sha256)
-    shadows = (slot.shadow for report in reports for slot in report.slots.values() if slot.shadow is not None)
-    return [said for said in shadows if (said.ref.task, said.ref.release, said.ref.manifest_sha256) == wanted]
+    shadows = (slot.shadow for report in reports for slot in report.slots.values())
+    return [said for said in shadows if said is not None and same_content(said.ref, ref)]
 
 
 def is_possible(report: ShadowReport) -> bool:
@@ -313,22 +310,3 @@ def _mixed(logarithms: Sequence[float]) -> float:
 
 def _clipped(share: float) -> float:
     return min(max(share, 0.0), 1.0)
-
-
-_NUMBERS = (
-    "frames",
-    "disagreed",
-    "errors",
-    "skipped",
-    "confidence_frames",
-    "confidence_delta_sum",
-    "confidence_delta_square_sum",
-    "latency_log_ratio_sum",
-    "latency_log_ratio_square_sum",
-)
-
-
-def _add_counts(total: list[int], counts: Sequence[int]) -> None:
-    total.extend([0] * (len(counts) - len(total)))
-    for place, count in enumerate(counts):
-        total[place] += count

@@ -15,12 +15,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from roadloop_agent.drive.shadow.budget import Budget
 from roadloop_agent.drive.shadow.sums import Sums
 from roadloop_agent.drive.shadow.wire import Compared, Failed, Ready, Seen, receive_answer, send_case
-from roadloop_agent.ipc import ShadowState, ShadowSums
+from roadloop_agent.ipc import ShadowSums
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import FailedError, LatencyError, MessageError
 
@@ -144,29 +146,11 @@ class Shadow:
     def said(self, boot: int) -> ShadowSums:
         """Everything so far, for link."""
         with self._lock:
-            sums = self._sums
-            return ShadowSums(
-                boot=boot,
-                slot=self._slot,
-                run=self._run_id,
-                ref=self.candidate.ref,
-                incumbent=self.incumbent.ref,
-                state=self._state(),
-                error=self._refused,
-                frames=sums.frames,
-                disagreed=sums.disagreed,
-                errors=sums.errors,
-                skipped=self._skipped,
-                confidence_frames=sums.confidence_frames,
-                confidence_delta_sum=sums.confidence_delta_sum,
-                confidence_delta_square_sum=sums.confidence_delta_square_sum,
-                latency_log_ratio_sum=sums.latency_log_ratio_sum,
-                latency_log_ratio_square_sum=sums.latency_log_ratio_square_sum,
-                latency_counts=tuple(sums.latency_counts),
-                incumbent_latency_counts=tuple(sums.incumbent_latency_counts),
-            )
+            report = self._sums.report(self.candidate.ref, self._skipped)
+        report = msgspec.structs.replace(report, state=self._state(), error=self._refused)
+        return ShadowSums(boot=boot, slot=self._slot, run=self._run_id, incumbent=self.incumbent.ref, report=report)
 
-    def _state(self) -> ShadowState:
+    def _state(self) -> Literal["loading", "running", "paused", "refused"]:
         if self._refused is not None:
             return "refused"
         if not self._loaded:

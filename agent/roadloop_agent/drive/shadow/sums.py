@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from roadloop_models.contract.messages import LOG_RATIO_MAX
+from roadloop_models.contract.messages import LOG_RATIO_MAX, ReleaseRef, ShadowReport
 
 PLACES = 32
 """Of a latency's power of two; the last takes whatever is longer than an hour."""
@@ -16,7 +16,6 @@ class Sums:
     frames: int = 0
     disagreed: int = 0
     errors: int = 0
-    skipped: int = 0
     confidence_frames: int = 0
     confidence_delta_sum: float = 0.0
     confidence_delta_square_sum: float = 0.0
@@ -24,6 +23,14 @@ class Sums:
     latency_log_ratio_square_sum: float = 0.0
     latency_counts: list[int] = field(default_factory=list)
     incumbent_latency_counts: list[int] = field(default_factory=list)
+
+    def report(self, ref: ReleaseRef, skipped: int) -> ShadowReport:
+        """As it is reported; `skipped` frames were not given to the candidate."""
+        fields = vars(self) | {
+            "latency_counts": tuple(self.latency_counts),
+            "incumbent_latency_counts": tuple(self.incumbent_latency_counts),
+        }
+        return ShadowReport(ref=ref, state="running", skipped=skipped, **fields)
 
     def compare(self, agrees: bool, latency_us: float, incumbent_latency_us: float) -> None:
         """Both decided about a frame."""
