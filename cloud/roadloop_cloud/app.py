@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
     from roadloop_cloud.mqtt import MqttClient
+    from roadloop_cloud.registry.ceremonies import Ceremonies
     from roadloop_cloud.registry.director import Directors
+    from roadloop_cloud.registry.keys import KeyFolder
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
     from roadloop_cloud.registry.repository import ImageRepository
@@ -83,12 +85,31 @@ class Application:
     @cached_property
     def releases(self) -> "Releases":
         """Signed releases."""
-        from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder
         from roadloop_cloud.registry.releases import Releases
 
-        offline = KeyFolder(self.workspace.offline_keys, OFFLINE_ROLES)
-        online = KeyFolder(self.workspace.online_keys, ONLINE_ROLES)
-        return Releases(self.database, self.models, self.repository, offline, online)
+        return Releases(self.database, self.models, self.repository, self.offline_keys, self.online_keys)
+
+    @cached_property
+    def offline_keys(self) -> "KeyFolder":
+        """Keys of root, targets and tasks, where they are in place."""
+        from roadloop_cloud.registry.keys import OFFLINE_ROLES, KeyFolder
+
+        return KeyFolder(self.workspace.offline_keys, OFFLINE_ROLES)
+
+    @cached_property
+    def online_keys(self) -> "KeyFolder":
+        """Keys of snapshot and timestamp."""
+        from roadloop_cloud.registry.keys import ONLINE_ROLES, KeyFolder
+
+        return KeyFolder(self.workspace.online_keys, ONLINE_ROLES)
+
+    @cached_property
+    def ceremonies(self) -> "Ceremonies":
+        """What a person does with keys."""
+        from roadloop_cloud.registry.ceremonies import Ceremonies
+        from roadloop_cloud.store.database import now_utc
+
+        return Ceremonies(self.repository, self.offline_keys, self.online_keys, now_utc)
 
     @cached_property
     def directors(self) -> "Directors":
@@ -170,8 +191,8 @@ class Application:
 
         return Vehicles(self.database, self.authority, initial_release, self._trust_files, self.workspace.config.broker)
 
-    def _trust_files(self) -> Mapping[str, bytes]:
-        return {**self.repository.trust_files(), **self.directors.trust_files()}
+    def _trust_files(self, tasks: Iterable[str]) -> Mapping[str, bytes]:
+        return {**self.repository.trust_files(tasks), **self.directors.trust_files()}
 
     def mqtt_client(self, name: str, *, session_expiry_s: int = 60) -> "MqttClient":
         """A client with the identity of one cloud process; not started."""

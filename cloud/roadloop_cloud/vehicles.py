@@ -33,11 +33,11 @@ class Vehicles:
         database: Database,
         authority: Authority,
         initial_release: Callable[[str], InitialRelease],
-        trust_files: Callable[[], Mapping[str, bytes]],
+        trust_files: Callable[[Iterable[str]], Mapping[str, bytes]],
         broker: BrokerConfig,
     ) -> None:
-        """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what it trusts
-        (relative path below trust/ -> content)."""
+        """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what a
+        vehicle with these tasks trusts (relative path below trust/ -> content)."""
         self._database = database
         self._authority = authority
         self._initial_release = initial_release
@@ -104,7 +104,7 @@ class Vehicles:
             profile=profile,
             identity=self._authority.issue_client(vehicle_id),
             authority=self._authority.certificate_path.read_bytes(),
-            trust=self._trust_files(),
+            trust=self._trust_files({release.ref.task for release in releases.values()}),
             releases=releases,
         )
 

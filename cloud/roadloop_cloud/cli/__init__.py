@@ -35,7 +35,7 @@ COMMANDS = {
     "retrain": _Entry("roadloop_cloud.cli.retrain", "Train, quantize, evaluate and gate a candidate."),
     "rollout": _Entry("roadloop_cloud.cli.rollout", "Take a release to the fleet in waves."),
     "jobs": _Entry("roadloop_cloud.cli.jobs", "List, show and cancel jobs that run in the background."),
-    "keys": _Entry("roadloop_cloud.cli.keys", "Show signing keys and keep their metadata fresh."),
+    "keys": _Entry("roadloop_cloud.cli.keys", "Show, change and renew signing keys, and sign where they are."),
 }
 """Name -> module with an attribute `command`, and the line that `roadloop --help` shows for it."""
 

@@ -7,7 +7,7 @@ import click
 
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli import model_import
-from roadloop_cloud.cli.options import with_application, with_output
+from roadloop_cloud.cli.options import with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, details, table
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def show(app: Application, output: Output, task: str, version: str) -> None:
 @click.argument("task")
 @click.argument("version")
 @click.option("--again", is_flag=True, help="A new release of a version that was released before.")
+@with_request
 @with_application
-def publish(app: Application, output: Output, task: str, version: str, again: bool) -> None:
+def publish(*, app: Application, output: Output, task: str, version: str, again: bool, request: Path | None) -> None:
     """Sign a registered model as the next release of its task. No vehicle takes it before a rollout offers it.
 
     \b
@@ -90,7 +91,14 @@ def publish(app: Application, output: Output, task: str, version: str, again: bo
       roadloop models publish traffic-sign retrain-7
     """
     with output.steps(f"Publishing {task} {version}") as step:
-        release = app.releases.publish(task, version, again=again, step=step)
+        release = app.releases.publish(task, version, again=again, step=step, request=request)
+    if request is not None:
+        output.result(
+            {"task": task, "version": version, "release": release.release, "request": request},
+            f"{task} {version} will be release {release.release}",
+            f"Next, where the keys are: roadloop keys sign {request} --keys FOLDER",
+        )
+        return
     output.result(
         {"task": task, "version": version, "release": release.release, "manifest_sha256": release.manifest_sha256},
         f"{task} {version} is release {release.release}",

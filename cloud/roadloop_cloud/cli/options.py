@@ -1,4 +1,4 @@
-"""Options that every command has: `--workspace` and `--json`."""
+"""Options that every command has, `--workspace` and `--json`, and one that commands which sign share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,3 +45,12 @@ def with_application(function: FunctionT) -> FunctionT:
         help="The workspace.",
     )
     return option(with_output(function))
+
+
+def with_request(function: FunctionT) -> FunctionT:
+    """Add `--request`: what offline keys have to sign is written there, and nothing is published."""
+    return click.option(
+        "--request",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Publish nothing: write to this file what is to be signed where the keys are.",
+    )(function)

@@ -1,14 +1,16 @@
 """Releases: a model gets the next number of its task and is signed into the image repository."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from securesystemslib.signer import Signer
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.registry import deltas
+from roadloop_cloud.registry.ceremonies import expiry_warning, write_request
 from roadloop_cloud.registry.deltas import OnStep
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.models import PUBLISHED, ModelRegistry
@@ -40,14 +42,23 @@ class Releases:
         self._offline_keys = offline_keys
         self._online_keys = online_keys
 
-    def create_repository(self) -> None:
-        """Make keys and the empty, signed repository of a new workspace. Repeatable."""
+    def create_repository(self, tasks: Iterable[str] = ()) -> None:
+        """Make keys and the empty, signed repository of a new workspace, with a role for each task. Repeatable."""
         self._offline_keys.create()
         self._online_keys.create()
-        self._repository.create(self._offline_keys.signers(), self._online_keys.signers())
+        named = tuple(tasks)
+        for task in named:
+            self._offline_keys.ensure(task)
+        self._repository.create(self._offline_keys.at_hand(), self._online_keys.at_hand(), named)
 
     def publish(
-        self, task: str, version: str, *, again: bool = False, step: OnStep = lambda text, done: None
+        self,
+        task: str,
+        version: str,
+        *,
+        again: bool = False,
+        step: OnStep = lambda text, done: None,
+        request: Path | None = None,
     ) -> Release:
         """Sign a registered model as a release, with patches for what vehicles run now.
 
@@ -55,16 +66,20 @@ class Releases:
         what vehicles run by then.
         A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
         refused the old one will try. What a kill left half done is completed under the number it had.
+        With `request` nothing is published: what the task's key has to sign is written there, and `complete` ends it.
         Raises NotFoundError, BundleError (a file changed) or ConfigError (the offline keys are not there).
         """
-        offline, online = self._offline_keys.signers(), self._online_keys.signers()
         bundle = self._models.bundle(task, version)
         with self._database.transaction() as session:
             row = _number(session, bundle, again)
         with TemporaryDirectory(prefix="patches-") as folder:
             patches = self._patches(bundle, row, Path(folder), step)
             step("sign", None)
-            self._repository.publish([*_targets(bundle, row), *patches], offline, online)
+            files = [*_targets(bundle, row), *patches]
+            if request is not None:
+                write_request(request, self._repository.prepare_publication(files, self._signers(task)))
+                return row
+            self._repository.publish(files, self._signers(task), self._online_keys.at_hand())
         with self._database.transaction() as session:
             row = session.get_one(Release, (task, row.release))
             row.published = row.published or now_utc()
@@ -96,11 +111,37 @@ class Releases:
 
     def renew_online(self) -> bool:
         """Sign snapshot and timestamp anew where it is time; returns whether it was."""
-        return self._repository.renew_online(self._online_keys.signers())
+        renewed = self._repository.renew_online(self._online_keys.at_hand())
+        if renewed:
+            self._warn()
+        return renewed
 
-    def renew_offline(self) -> None:
-        """Begin the lives of root and targets again."""
-        self._repository.renew_offline(self._offline_keys.signers(), self._online_keys.signers())
+    def complete(self) -> Sequence[Release]:
+        """Note as published what was signed elsewhere meanwhile; those releases."""
+        signed = self._repository.targets()
+        with self._database.transaction() as session:
+            rows = session.scalars(select(Release).where(Release.published.is_(None))).all()
+            done = []
+            for row in rows:
+                target = signed.get(f"{row.task}/{row.release}/{MANIFEST_NAME}")
+                if target is not None and target.hashes.get("sha256") == row.manifest_sha256:
+                    row.published = now_utc()
+                    session.get_one(Model, (row.task, row.version)).state = PUBLISHED
+                    done.append(row)
+        return done
+
+    def _signers(self, task: str) -> Mapping[str, Signer]:
+        """The offline keys at hand; a new task's key is made beside the others."""
+        if self._offline_keys.directory.is_dir() and task not in self._repository.tasks():
+            self._offline_keys.ensure(task)
+        return self._offline_keys.at_hand()
+
+    def _warn(self) -> None:
+        now = now_utc()
+        for status in self._repository.status():
+            warning = expiry_warning(status.role, status.expires, now)
+            if warning is not None:
+                _log.warning("%s, until %s: %s", status.role, status.expires, warning)
 
     def list(self, task: str | None = None) -> Sequence[Release]:
         """Published releases, by task and number."""
