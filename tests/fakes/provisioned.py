@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from roadloop_agent.update.state import Ended, SlotState, Trial
 from roadloop_agent.update.store import ProvisionedReleases, Store, open_version
 from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
@@ -55,7 +56,16 @@ class Vehicle:
 
     def begin(self, store: Store, release: int) -> None:
         self.install(store, release)
-        store.begin_trial(SLOT, self.ref(release), POLICY)
+        self.trial(store, release)
+
+    def trial(self, store: Store, release: int) -> SlotState:
+        return store.begin_trials({SLOT: Trial(self.ref(release), POLICY)})[SLOT]
+
+    def confirm(self, store: Store, release: int) -> SlotState:
+        return store.confirm({SLOT: self.ref(release)})[SLOT]
+
+    def take_back(self, store: Store, release: int, error: ErrorInfo | None = BAD) -> SlotState:
+        return store.take_back({SLOT: Ended(self.ref(release), error)})[SLOT]
 
 
 def started(store: Store) -> int:
@@ -70,8 +80,8 @@ def life(vehicle: Vehicle) -> None:
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
     store.load_for_start(SLOT)
-    store.confirm(SLOT, vehicle.ref(2))
+    vehicle.confirm(store, 2)
     vehicle.begin(store, 3)
     store.load_for_start(SLOT)
-    store.take_back(SLOT, vehicle.ref(3), BAD)
+    vehicle.take_back(store, 3)
     store.collect_garbage()

@@ -35,10 +35,10 @@ def test_a_kill_at_any_call_leaves_a_version_that_loads(tmp_path: Path) -> None:
                 open_version(store.version_directory(ref), ref, VARIANT)
             assert started(store) in (1, 2, 3)
             if state.trial is not None:
-                store.take_back(SLOT, state.trial, None)
+                here.take_back(store, state.trial.release, None)
             third = here.ref(3)
             here.begin(store, 3)
-            assert store.confirm(SLOT, third).confirmed == third, "the next update is not in the way"
+            assert here.confirm(store, 3).confirmed == third, "the next update is not in the way"
             store.collect_garbage()
             assert started(store) == 3
             shutil.rmtree(here.state)

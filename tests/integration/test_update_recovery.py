@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -63,14 +63,14 @@ def while_testing(rig: Rig) -> None:
 
 
 def while_confirming(rig: Rig) -> None:
-    rig.vehicle.store.confirm = lambda slot, ref: die()  # type: ignore[method-assign, assignment, return-value]
+    rig.vehicle.store.confirm = lambda refs: die()  # type: ignore[method-assign, assignment, return-value]
 
 
 def after_confirming(rig: Rig) -> None:
     real = rig.vehicle.store.confirm
 
-    def confirm(slot: str, ref: ReleaseRef) -> None:
-        real(slot, ref)
+    def confirm(refs: Mapping[str, ReleaseRef]) -> None:
+        real(refs)
         die()
 
     rig.vehicle.store.confirm = confirm  # type: ignore[method-assign, assignment]

@@ -29,7 +29,7 @@ from roadloop_models.errors import (
 )
 from tests.fakes.injection import hooked
 from tests.fakes.opaque_bundles import VARIANT, opaque_bundle
-from tests.fakes.provisioned import BAD, POLICY, SLOT, Vehicle, life, started
+from tests.fakes.provisioned import BAD, SLOT, Vehicle, life, started
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_a_trial_is_confirmed_and_the_version_before_stays(vehicle: Vehicle) -> 
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
     assert started(store) == 2
-    state = store.confirm(SLOT, vehicle.ref(2))
+    state = vehicle.confirm(store, 2)
     assert (state.confirmed, state.previous, state.trial) == (vehicle.ref(2), vehicle.ref(1), None)
     assert store.collect_garbage() == [] and started(store) == 2
 
@@ -114,8 +114,8 @@ def test_a_trial_is_given_up_after_its_starts_are_spent(vehicle: Vehicle) -> Non
 def test_a_trial_that_was_taken_back_is_remembered(vehicle: Vehicle) -> None:
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
-    store.take_back(SLOT, vehicle.ref(2), BAD)
-    again = store.take_back(SLOT, vehicle.ref(2), None)
+    vehicle.take_back(store, 2)
+    again = vehicle.take_back(store, 2, None)
     assert [(outcome.ref.release, outcome.error) for outcome in again.outcomes] == [(2, BAD)]
     assert started(store) == 1
 
@@ -125,14 +125,14 @@ def test_only_one_release_is_on_trial(vehicle: Vehicle) -> None:
     vehicle.begin(store, 2)
     vehicle.install(store, 3)
     with pytest.raises(ConflictError):
-        store.begin_trial(SLOT, vehicle.ref(3), POLICY)
+        vehicle.trial(store, 3)
     with pytest.raises(ConflictError):
-        store.confirm(SLOT, vehicle.ref(3))
+        vehicle.confirm(store, 3)
 
 
 def test_a_trial_needs_a_complete_version(vehicle: Vehicle) -> None:
     with pytest.raises(BundleError):
-        vehicle.provisioned().begin_trial(SLOT, vehicle.ref(2), POLICY)
+        vehicle.trial(vehicle.provisioned(), 2)
 
 
 def test_what_is_staged_must_be_what_is_named(vehicle: Vehicle) -> None:
@@ -156,7 +156,7 @@ def test_garbage_collection_keeps_what_is_needed(vehicle: Vehicle) -> None:
     store = vehicle.provisioned()
     for release in (2, 3):
         vehicle.begin(store, release)
-        store.confirm(SLOT, vehicle.ref(release))
+        vehicle.confirm(store, release)
     opaque_bundle(vehicle.directory / "staged-4", "v4")
     vehicle.install(store, 4)
     assert store.collect_garbage([vehicle.ref(4)]) == [vehicle.ref(1).manifest_sha256]
@@ -195,7 +195,7 @@ def test_a_damaged_confirmed_version_gives_way_to_the_one_before(vehicle: Vehicl
     store = vehicle.provisioned()
     for release in (2, 3):
         vehicle.begin(store, release)
-        store.confirm(SLOT, vehicle.ref(release))
+        vehicle.confirm(store, release)
     damage(store.version_directory(vehicle.ref(3)))
     assert started(store) == 2 and store.slot(SLOT).confirmed == vehicle.ref(2)
     damage(store.version_directory(vehicle.ref(2)))
@@ -216,7 +216,7 @@ def test_installing_again_mends_a_damaged_version(vehicle: Vehicle) -> None:
 def test_a_torn_state_file_falls_back_to_the_provisioned_release(vehicle: Vehicle, content: bytes) -> None:
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
-    store.confirm(SLOT, vehicle.ref(2))
+    vehicle.confirm(store, 2)
     (vehicle.state / "state.json").write_bytes(content)
     assert started(store) == 1
     assert (vehicle.state / "state.json.damaged").read_bytes() == content
@@ -262,7 +262,7 @@ def test_a_full_disk_at_any_write_changes_nothing_that_runs(vehicle: Vehicle, tm
         here = Vehicle(vehicle.directory, tmp_path / "points" / str(number))
         store = here.provisioned()
         here.begin(store, 2)
-        store.confirm(SLOT, here.ref(2))
+        here.confirm(store, 2)
         full = False
 
         def hook(at: int, name: str, when: str, args: tuple[Any, ...], number: int = number) -> None:
@@ -302,7 +302,7 @@ def test_a_disk_that_cannot_be_written_still_starts_the_confirmed_version(
 ) -> None:
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
-    store.confirm(SLOT, vehicle.ref(2))
+    vehicle.confirm(store, 2)
     vehicle.begin(store, 3)
 
     def refuse(*args: Any, **kwargs: Any) -> int:
@@ -321,9 +321,9 @@ def test_a_disk_that_cannot_be_written_still_starts_the_confirmed_version(
 Call = Callable[[Vehicle, Store], object]
 CALLS: dict[str, Call] = {
     **{f"install-{n}": lambda v, s, n=n: v.install(s, n) for n in (2, 3)},  # type: ignore[misc]
-    **{f"begin-{n}": lambda v, s, n=n: s.begin_trial(SLOT, v.ref(n), POLICY) for n in (2, 3)},  # type: ignore[misc]
-    **{f"confirm-{n}": lambda v, s, n=n: s.confirm(SLOT, v.ref(n)) for n in (2, 3)},  # type: ignore[misc]
-    **{f"back-{n}": lambda v, s, n=n: s.take_back(SLOT, v.ref(n), BAD) for n in (2, 3)},  # type: ignore[misc]
+    **{f"begin-{n}": lambda v, s, n=n: v.trial(s, n) for n in (2, 3)},  # type: ignore[misc]
+    **{f"confirm-{n}": lambda v, s, n=n: v.confirm(s, n) for n in (2, 3)},  # type: ignore[misc]
+    **{f"back-{n}": lambda v, s, n=n: v.take_back(s, n) for n in (2, 3)},  # type: ignore[misc]
     **{f"refuse-{n}": lambda v, s, n=n: s.refuse(SLOT, v.ref(n), BAD) for n in (2, 3)},  # type: ignore[misc]
     "collect": lambda v, s: s.collect_garbage(),
     "start": lambda v, s: s.load_for_start(SLOT),

@@ -23,9 +23,13 @@ INCUMBENT = Baseline(latency_us=200.0, confidence=0.9)
 
 
 def verdict(
-    *samples: Sample, passed_s: float = 30.0, baseline: Baseline = INCUMBENT, max_error_rate: float = 0.01
+    *samples: Sample,
+    passed_s: float = 30.0,
+    baseline: Baseline = INCUMBENT,
+    max_error_rate: float = 0.01,
+    max_latency_ratio: float = 3.0,
 ) -> tuple[Verdict, str]:
-    window = Window(100.0, 30.0, max_error_rate, baseline)
+    window = Window(100.0, 30.0, max_error_rate, max_latency_ratio, baseline)
     for sample in samples:
         window = observe(window, sample)
     result, error = judge(window, 100.0 + passed_s)
@@ -82,6 +86,12 @@ def test_an_idle_source_extends_the_window_to_a_bound() -> None:
 )
 def test_latency_is_bounded_by_the_version_before(latency_us: float, before_us: float, wanted: Verdict) -> None:
     assert verdict(Sample(latency_mean_us=latency_us), baseline=Baseline(before_us, 0.9))[0] is wanted
+
+
+def test_the_policy_says_how_much_slower_a_version_may_be() -> None:
+    slow, before = Sample(latency_mean_us=15_000.0), Baseline(10_000.0, 0.9)
+    assert verdict(slow, baseline=before, max_latency_ratio=1.6)[0] is Verdict.KEEP
+    assert verdict(slow, baseline=before, max_latency_ratio=1.4)[0] is Verdict.TAKE_BACK
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import logging
 import resource
 import select
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from roadloop_agent.drive.summary import Summaries
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, ShadowWish, SlotHealth, Switch, Switched, Watch
 from roadloop_agent.memory import Tidy
-from roadloop_agent.update.state import SlotState
+from roadloop_agent.update.state import Ended, SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.contract.streams import HEALTH, SUMMARY
@@ -40,8 +40,11 @@ class Versions(Protocol):
     def load_for_start(self, slot: str) -> InstalledVersion:
         """What to run now; spends a try of a trial."""
 
-    def take_back(self, slot: str, ref: ReleaseRef, error: ErrorInfo | None) -> SlotState:
-        """End a trial that could not even be loaded."""
+    def slot(self, slot: str) -> SlotState:
+        """What is known of a slot now."""
+
+    def take_back(self, ended: Mapping[str, Ended]) -> dict[str, SlotState]:
+        """End trials that could not even be loaded, and all that go together with them."""
 
 
 class Drive:
@@ -89,9 +92,7 @@ class Drive:
     def run(self, stop: threading.Event) -> None:
         """Start everything, watch until `stop`, and send what is left."""
         self._drain_pipe()
-        for slot in self._slots.values():
-            self._start_slot(slot)
-            self._heartbeat.beat("main")
+        self._start_slots()
         threads = self._start_threads(stop)
         self._tidy.started()
         self._say_hello()
@@ -125,29 +126,46 @@ class Drive:
             each.start()
         return threads
 
-    def _start_slot(self, slot: Slot) -> None:
+    def _start_slots(self) -> None:
+        """Load what the store says.
+
+        Slots that are on trial together start together: where one of them cannot, the others go back as well.
+        """
+        on_trial = []
+        for slot in self._slots.values():
+            version = self._start_slot(slot)
+            if version is not None and version.on_trial:
+                on_trial.append(slot)
+            self._heartbeat.beat("main")
+        for slot in on_trial:
+            if self._versions.slot(slot.name).trial is None:
+                self._start_slot(slot)
+                self._heartbeat.beat("main")
+
+    def _start_slot(self, slot: Slot) -> InstalledVersion | None:
         """Load what the store says. A version on trial that does not load is taken back at once."""
         for _ in range(_LOADS_AT_START):
             try:
                 version = self._versions.load_for_start(slot.name)
             except RoadloopError as error:
                 self._note(slot.name, error)
-                return
+                return None
             try:
                 table = slot.table
                 slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers))
             except RoadloopError as error:
                 self._note(slot.name, error)
                 if not version.on_trial:
-                    return
+                    return None
                 self._take_back(slot.name, version.ref, error)
             else:
                 self._errors.pop(slot.name, None)
-                return
+                return version
+        return None
 
     def _take_back(self, slot: str, ref: ReleaseRef, error: RoadloopError) -> None:
         try:
-            self._versions.take_back(slot, ref, error_info(error))
+            self._versions.take_back({slot: Ended(ref, error_info(error))})
         except RetryLaterError as failure:
             _LOG.error("slot %s: %s", slot, failure)
 

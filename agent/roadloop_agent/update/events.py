@@ -1,10 +1,11 @@
 """What happens to the update of a slot, and what the machine answers it with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from roadloop_agent.update.health import HealthSample
-from roadloop_agent.update.state import SlotState
+from roadloop_agent.update.state import Ended, Ready, SlotState, Trial
 from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
 
 # Events. Those with `attempt` answer an action; an answer to an attempt that was given up is dropped.
@@ -12,11 +13,15 @@ from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
 
 @dataclass(frozen=True)
 class Desired:
-    """What the cloud wants in this slot, from a desired state of that version."""
+    """What the cloud wants in this slot, from a desired state of that version.
+
+    `group`: the slots that switch together or not at all, this one among them; empty: it goes by itself.
+    """
 
     ref: ReleaseRef
     policy: Policy
     version: int
+    group: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,33 @@ class Installed:
     """The version is durable in the store."""
 
     attempt: int
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What an installed release waits for; group.py says so."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Nothing is waited for any more: the trial of these slots begins. Empty: of this one alone."""
+
+    group: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Every slot on trial together with this one has passed its health window."""
+
+
+@dataclass(frozen=True)
+class CompanionFailed:
+    """A slot that this one was to switch together with will not, or was taken back; no error: the cloud wants so."""
+
+    slot: str
+    error: ErrorInfo | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +150,10 @@ Event: TypeAlias = (
     | FetchDone
     | TestPassed
     | Installed
+    | Waits
+    | Start
+    | Keep
+    | CompanionFailed
     | TrialBegun
     | Stored
     | Failed
@@ -164,36 +200,10 @@ class Install:
 
 
 @dataclass(frozen=True)
-class BeginTrial:
-    """Write the trial into the store. Answer: TrialBegun, Failed or Refused."""
-
-    attempt: int
-    ref: ReleaseRef
-    policy: Policy
-
-
-@dataclass(frozen=True)
 class Switch:
     """Tell drive to run an installed release. Answer: Switched, or none."""
 
     ref: ReleaseRef
-
-
-@dataclass(frozen=True)
-class Confirm:
-    """End the trial well. Answer: Stored or Failed."""
-
-    attempt: int
-    ref: ReleaseRef
-
-
-@dataclass(frozen=True)
-class TakeBack:
-    """End the trial; with an error the release is recorded as rolled back. Answer: Stored or Failed."""
-
-    attempt: int
-    ref: ReleaseRef
-    error: ErrorInfo | None
 
 
 @dataclass(frozen=True)
@@ -204,4 +214,40 @@ class RecordRefused:
     error: ErrorInfo
 
 
-Action: TypeAlias = Fetch | Test | Install | BeginTrial | Switch | Confirm | TakeBack | RecordRefused
+SlotAction: TypeAlias = Fetch | Test | Install | Switch | RecordRefused
+
+
+# Actions about slots that switch together (or about one that goes by itself): each is one write of the store, and each
+# of its slots gets the answer.
+
+
+@dataclass(frozen=True)
+class BeginTrials:
+    """Write the trials into the store. Answer: TrialBegun or Failed."""
+
+    trials: Mapping[str, Trial]
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """End the trials well. Answer: Stored or Failed."""
+
+    refs: Mapping[str, ReleaseRef]
+
+
+@dataclass(frozen=True)
+class TakeBack:
+    """End the trials; a release with an error is recorded as rolled back. Answer: Stored or Failed."""
+
+    ended: Mapping[str, Ended]
+
+
+@dataclass(frozen=True)
+class RememberReady:
+    """Keep what waits for its moment over a restart, or forget it. No answer."""
+
+    slot: str
+    ready: Ready | None
+
+
+GroupAction: TypeAlias = BeginTrials | Confirm | TakeBack | RememberReady

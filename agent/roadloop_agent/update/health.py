@@ -18,7 +18,6 @@ ENOUGH_DECISIONS = 5
 """Decisions that count as evidence where the source has nothing more to give."""
 IDLE_WINDOWS = 10
 """How many windows a trial may last while its source is idle and has not given ENOUGH_DECISIONS."""
-LATENCY_RATIO = 3.0
 LATENCY_FLOOR_US = 5_000.0
 """Below this no version is too slow, whatever the incumbent needs."""
 CONFIDENCE_RATIO = 0.5
@@ -76,6 +75,7 @@ class Window:
     opened_s: float
     length_s: float
     max_error_rate: float
+    max_latency_ratio: float
     baseline: Baseline = field(default_factory=Baseline)
     decisions: int = 0
     errors: int = 0
@@ -141,7 +141,7 @@ def judge(window: Window, now_s: float) -> tuple[Verdict, ErrorInfo | None]:
 
 
 def _compare(window: Window) -> tuple[Verdict, ErrorInfo | None]:
-    allowed_us = max(LATENCY_FLOOR_US, LATENCY_RATIO * window.baseline.latency_us)
+    allowed_us = max(LATENCY_FLOOR_US, window.max_latency_ratio * window.baseline.latency_us)
     if math.isfinite(window.baseline.latency_us) and window.latency_best_us > allowed_us:
         return _bad(
             f"latency {window.latency_best_us:.0f} us in its best second; the version before needed "

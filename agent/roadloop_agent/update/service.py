@@ -9,20 +9,23 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from roadloop_agent.ipc import Hello, RunningSlot, SlotHealth, Switched
 from roadloop_agent.update import events as ev
+from roadloop_agent.update.conditions import Facts, Surroundings
 from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
-from roadloop_agent.update.machine import ENDED, SlotUpdate, recovered, step
+from roadloop_agent.update.group import InSlot, advance, group_of
+from roadloop_agent.update.phases import ENDED, SlotUpdate, recovered
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.selftest import Check, SelfTest
+from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import Store, error_info
 from roadloop_models.bundle.manifest import CPU_PROVIDERS
-from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
+from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot, ShadowReport
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
@@ -74,8 +77,10 @@ class UpdateService:
         switch: Callable[[str, ReleaseRef, str], None],
         mono: Callable[[], float],
         random: Callable[[], float],
+        surroundings: Surroundings = Facts,
         tick_s: float = TICK_S,
     ) -> None:
+        """`surroundings`: what the vehicle knows of itself when a release is ready; by default nothing."""
         self._slots = dict(slots)
         self._store = store
         self._delivery = delivery
@@ -85,10 +90,15 @@ class UpdateService:
         self._switch = switch
         self._mono = mono
         self._random = random
+        self._surroundings = surroundings
         self._tick_s = tick_s
         stored = store.read()
         self._desired_version = stored.desired_version
-        self._states = {slot: recovered(spec.task, store.slot(slot)) for slot, spec in self._slots.items()}
+        self._states = {
+            slot: recovered(spec.task, store.slot(slot), stored.desired_version) for slot, spec in self._slots.items()
+        }
+        self._shadow_reports: dict[str, ShadowReport] = {}
+        """The last word of each slot about a candidate in its shadow; it outlives the shadow."""
         self._running: dict[str, RunningSlot] = {}
         self._reported: dict[str, ReportedSlot] = {}
         self._inputs: queue.SimpleQueue[_Input] = queue.SimpleQueue()
@@ -187,11 +197,12 @@ class UpdateService:
             self._store.accept_desired(desired.version)
         except RetryLaterError as error:
             _LOG.error("desired %d is followed, though it cannot be remembered: %s", desired.version, error)
+        group = group_of(desired, self._states)
         for slot, ref in desired.slots.items():
             if slot not in self._states:
                 _LOG.warning("desired %d names slot '%s', which this vehicle does not have", desired.version, slot)
                 continue
-            self._step(slot, ev.Desired(ref, desired.policy, desired.version))
+            self._step(slot, ev.Desired(ref, desired.policy, desired.version, group if slot in group else ()))
 
     def _take_switched(self, switched: Switched) -> None:
         if switched.ok and switched.slot in self._states:
@@ -212,22 +223,26 @@ class UpdateService:
         if slot not in self._states:
             _LOG.warning("drive names slot '%s', which the profile does not have", slot)
             return
-        pending: deque[ev.Event] = deque([event])
+        pending: deque[tuple[str, ev.Event]] = deque([(slot, event)])
         while pending:
-            before = self._states[slot]
-            after, actions = step(before, pending.popleft(), self._mono())
-            self._states[slot] = after
-            if after.phase is not before.phase:
-                _note(slot, before, after)
-                if after.phase in ENDED:
-                    self._jobs.put(None)
+            before = self._states
+            self._states, actions = advance(before, *pending.popleft(), self._facts(), self._mono())
+            for name, after in self._states.items():
+                if after.phase is not before[name].phase:
+                    _note(name, before[name], after)
+                    if after.phase in ENDED:
+                        self._jobs.put(None)
             for action in actions:
-                answer = self._perform(slot, action)
-                if answer is not None:
-                    pending.append(answer)
+                if isinstance(action, InSlot):
+                    self._perform(action.slot, action.action)
+                else:
+                    pending.extend(self._write(action))
 
-    def _perform(self, slot: str, action: ev.Action) -> ev.Event | None:
-        """Do what is short and answer it; hand what is long to the worker."""
+    def _facts(self) -> Facts:
+        return replace(self._surroundings(), shadows=self._shadow_reports)
+
+    def _perform(self, slot: str, action: ev.SlotAction) -> None:
+        """Do what is short; hand what is long to the worker."""
         if isinstance(action, ev.Switch):
             self._switch(slot, action.ref, str(self._store.version_directory(action.ref)))
         elif isinstance(action, ev.RecordRefused):
@@ -235,26 +250,36 @@ class UpdateService:
                 self._store.refuse(slot, action.ref, action.error)
             except RetryLaterError as error:
                 _LOG.error("slot %s: the refusal cannot be remembered: %s", slot, error)
-        elif isinstance(action, ev.BeginTrial | ev.Confirm | ev.TakeBack):
-            return self._store_trial(slot, action)
         else:
             self._jobs.put((slot, action))
-        return None
 
-    def _store_trial(self, slot: str, action: ev.BeginTrial | ev.Confirm | ev.TakeBack) -> ev.Event:
+    def _write(self, action: ev.GroupAction) -> list[tuple[str, ev.Event]]:
+        """One write of the store; the answer to each of its slots."""
+        if isinstance(action, ev.RememberReady):
+            try:
+                self._store.remember_ready(action.slot, action.ready)
+            except RetryLaterError as error:
+                _LOG.error("slot %s: what waits is forgotten at a restart: %s", action.slot, error)
+            return []
+        if isinstance(action, ev.BeginTrials):
+            return self._answers(action.trials, lambda: self._store.begin_trials(action.trials), begins=True)
+        if isinstance(action, ev.Confirm):
+            return self._answers(action.refs, lambda: self._store.confirm(action.refs))
+        return self._answers(action.ended, lambda: self._store.take_back(action.ended))
+
+    def _answers(
+        self, slots: Iterable[str], write: Callable[[], dict[str, SlotState]], *, begins: bool = False
+    ) -> list[tuple[str, ev.Event]]:
+        attempts = {slot: self._states[slot].attempt for slot in slots}
         try:
-            if isinstance(action, ev.BeginTrial):
-                self._store.begin_trial(slot, action.ref, action.policy)
-                return ev.TrialBegun(action.attempt)
-            if isinstance(action, ev.Confirm):
-                return ev.Stored(action.attempt, self._store.confirm(slot, action.ref))
-            return ev.Stored(action.attempt, self._store.take_back(slot, action.ref, action.error))
-        except ConflictError as error:
-            if isinstance(action, ev.BeginTrial):
-                return self._failed(action.attempt, error)
-            return ev.Stored(action.attempt, self._store.slot(slot))  # drive has ended the trial
+            stored = write()
         except RoadloopError as error:
-            return self._failed(action.attempt, error)
+            if begins or not isinstance(error, ConflictError):
+                return [(slot, self._failed(attempt, error)) for slot, attempt in attempts.items()]
+            stored = {slot: self._store.slot(slot) for slot in attempts}  # drive has ended the trial
+        if begins:
+            return [(slot, ev.TrialBegun(attempt)) for slot, attempt in attempts.items()]
+        return [(slot, ev.Stored(attempt, stored[slot])) for slot, attempt in attempts.items()]
 
     # The worker.
 
@@ -361,6 +386,7 @@ class UpdateService:
             error=error,
             blocks_done=state.blocks_done,
             blocks_total=state.blocks_total,
+            waits_for=state.waits_for,
         )
 
 

@@ -1,11 +1,13 @@
 """What the store remembers of each slot, and how it changes: pure functions."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
-from roadloop_models.errors import ConflictError
+from roadloop_models.errors import ConflictError, HealthError
 
 MAX_OUTCOMES = 16
 STARTS_ON_TRIAL = 2
@@ -22,11 +24,24 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo
 
 
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that is installed and waits for its moment: kept, because that may come where there is no network.
+
+    `version`: of the desired state that wants it. `group`: the slots that it switches together with; empty: by itself.
+    """
+
+    ref: ReleaseRef
+    policy: Policy
+    version: int
+    group: tuple[str, ...] = ()
+
+
 class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     """`confirmed` has proved itself; `trial` runs in its place until its health window ends.
 
     `previous` was confirmed before: the next to fall back on. `policy` is how the trial is judged: it is kept here
-    so that a vehicle which restarts without a network can end the trial.
+    so that a vehicle which restarts without a network can end the trial. `group`: the slots whose trials begin and end
+    with this one's, itself among them; empty where it is on trial by itself.
     """
 
     confirmed: ReleaseRef
@@ -34,12 +49,35 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     trial: ReleaseRef | None = None
     tries_left: Annotated[int, msgspec.Meta(ge=0)] = 0
     policy: Policy = Policy()
+    group: tuple[str, ...] = ()
+    ready: Ready | None = None
     outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(max_length=MAX_OUTCOMES)] = ()
 
     @property
     def refs(self) -> tuple[ReleaseRef, ...]:
         """Every release that this slot may run without fetching anything, the newest wish first."""
         return tuple(ref for ref in (self.trial, self.confirmed, self.previous) if ref is not None)
+
+    @property
+    def kept(self) -> tuple[ReleaseRef, ...]:
+        """Every release whose files must stay."""
+        return self.refs if self.ready is None else (self.ready.ref, *self.refs)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that begins: what goes on trial, and how it is judged."""
+
+    ref: ReleaseRef
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ends badly; without an error the release is not to blame."""
+
+    ref: ReleaseRef
+    error: ErrorInfo | None = None
 
 
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +86,9 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     format: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
     desired_version: Annotated[int, msgspec.Meta(ge=0)] = 0
     slots: dict[str, SlotState] = {}
+
+
+Slots: TypeAlias = Mapping[str, SlotState]
 
 
 def same_release(one: ReleaseRef | None, other: ReleaseRef | None) -> bool:
@@ -62,41 +103,83 @@ def outcome_of(outcomes: tuple[Outcome, ...], ref: ReleaseRef) -> Outcome | None
     return next((outcome for outcome in reversed(outcomes) if same_release(outcome.ref, ref)), None)
 
 
-def begin_trial(state: SlotState, ref: ReleaseRef, policy: Policy, tries: int = STARTS_ON_TRIAL) -> SlotState:
-    """Put a release on trial. Raises ConflictError where another one is."""
+# Of one slot.
+
+
+def _begin_trial(state: SlotState, trial: Trial, group: tuple[str, ...]) -> SlotState:
+    ref = trial.ref
     if state.trial is not None and not same_release(state.trial, ref):
         raise ConflictError(f"release {state.trial.release} is on trial, release {ref.release} has to wait for its end")
-    return msgspec.structs.replace(state, trial=ref, tries_left=tries, policy=policy)
+    return msgspec.structs.replace(
+        state, trial=ref, tries_left=STARTS_ON_TRIAL, policy=trial.policy, group=group, ready=None
+    )
 
 
-def confirm(state: SlotState, ref: ReleaseRef) -> SlotState:
-    """Keep the release on trial. Raises ConflictError where it is not on trial (nor confirmed already)."""
+def _confirm(state: SlotState, ref: ReleaseRef) -> SlotState:
     if state.trial is None and same_release(state.confirmed, ref):
         return state
     if not same_release(state.trial, ref):
         raise ConflictError(f"release {ref.release} is not on trial")
-    return msgspec.structs.replace(state, confirmed=ref, previous=state.confirmed, trial=None, tries_left=0)
+    return msgspec.structs.replace(state, confirmed=ref, previous=state.confirmed, trial=None, tries_left=0, group=())
 
 
-def take_back(state: SlotState, ref: ReleaseRef, error: ErrorInfo | None) -> SlotState:
-    """End the trial of `ref`; with an error it is recorded as rolled back. No change where it is not on trial."""
-    if not same_release(state.trial, ref):
+def _take_back(state: SlotState, ended: Ended) -> SlotState:
+    if not same_release(state.trial, ended.ref):
         return state
-    ended = msgspec.structs.replace(state, trial=None, tries_left=0)
-    return ended if error is None else record(ended, Outcome(ref=ref, result="rolled-back", error=error))
-
-
-def spend_try(state: SlotState) -> SlotState:
-    """One start of drive: a trial loses a try, or ends where it has none left."""
-    if state.trial is None:
-        return state
-    if state.tries_left > 0:
-        return msgspec.structs.replace(state, tries_left=state.tries_left - 1)
-    detail = f"release {state.trial.release} did not outlive its trial: drive was started again too often"
-    return take_back(state, state.trial, ErrorInfo(code="health-failed", detail=detail))
+    over = msgspec.structs.replace(state, trial=None, tries_left=0, group=())
+    return (
+        over if ended.error is None else record(over, Outcome(ref=ended.ref, result="rolled-back", error=ended.error))
+    )
 
 
 def record(state: SlotState, outcome: Outcome) -> SlotState:
     """Remember an outcome; the oldest of more than MAX_OUTCOMES is forgotten."""
     others = [kept for kept in state.outcomes if not same_release(kept.ref, outcome.ref)]
     return msgspec.structs.replace(state, outcomes=(*others, outcome)[-MAX_OUTCOMES:])
+
+
+# Of slots that go together: all of them, or none. Slots that are not named stay as they are.
+
+
+def begin_trials(slots: Slots, trials: Mapping[str, Trial]) -> dict[str, SlotState]:
+    """Put releases on trial together. Raises ConflictError where another one is on trial in one of the slots."""
+    group = tuple(sorted(trials)) if len(trials) > 1 else ()
+    return {**slots, **{slot: _begin_trial(slots[slot], trial, group) for slot, trial in trials.items()}}
+
+
+def confirm(slots: Slots, refs: Mapping[str, ReleaseRef]) -> dict[str, SlotState]:
+    """Keep the releases on trial.
+
+    Raises ConflictError where one is not on trial (nor confirmed already), or without those that it goes together with.
+    """
+    for slot in refs:
+        if slots[slot].trial is not None and (left_out := set(slots[slot].group) - set(refs)):
+            raise ConflictError(f"slot {slot} is confirmed together with {', '.join(sorted(left_out))}, or not at all")
+    return {**slots, **{slot: _confirm(slots[slot], ref) for slot, ref in refs.items()}}
+
+
+def take_back(slots: Slots, ended: Mapping[str, Ended]) -> dict[str, SlotState]:
+    """End trials, and with each the trials that go together with it; with an error the release is recorded.
+
+    No change where a release is not on trial.
+    """
+    after = dict(slots)
+    for slot, end in ended.items():
+        if same_release(slots[slot].trial, end.ref):
+            for other in slots[slot].group:
+                trial = None if other not in slots else slots[other].trial
+                if other not in ended and trial is not None:
+                    after[other] = _take_back(slots[other], Ended(trial))
+        after[slot] = _take_back(slots[slot], end)
+    return after
+
+
+def spend_try(slots: Slots, slot: str) -> dict[str, SlotState]:
+    """One start of drive: the slot's trial loses a try, or ends where it has none left."""
+    state = slots[slot]
+    if state.trial is None:
+        return dict(slots)
+    if state.tries_left > 0:
+        return {**slots, slot: msgspec.structs.replace(state, tries_left=state.tries_left - 1)}
+    detail = f"release {state.trial.release} did not outlive its trial: drive was started again too often"
+    return take_back(slots, {slot: Ended(state.trial, ErrorInfo(code=HealthError.code, detail=detail))})

@@ -16,21 +16,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from roadloop_agent.update import disk
 from roadloop_agent.update import state as states
-from roadloop_agent.update.state import Outcome, Result, SlotState, StoreState
+from roadloop_agent.update.state import Ended, Outcome, Ready, Slots, SlotState, StoreState, Trial
 from roadloop_models.bundle import MANIFEST_NAME, Bundle, FileEntry, check_file, parse_manifest
-from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef
+from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError
+from roadloop_models.sealed import KEY_FILE, read_key_file
 
 _LOG = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
 RELEASES_NAME = "releases.json"
 MAX_STATE_BYTES = 1 << 20
+
+Change: TypeAlias = Callable[[Slots], dict[str, SlotState]]
 
 
 class ProvisionedReleases(msgspec.Struct, frozen=True):
@@ -88,9 +91,12 @@ class Store:
             )
             return self._start_read_only(slot)
 
-    def take_back(self, slot: str, ref: ReleaseRef, error: ErrorInfo | None) -> SlotState:
-        """End a trial; with an error the release is not tried again. No change where `ref` is not on trial."""
-        return self._change(slot, lambda state: states.take_back(state, ref, error))
+    def take_back(self, ended: Mapping[str, Ended]) -> dict[str, SlotState]:
+        """End trials, and all that go together with them, in one write. No change where a release is not on trial.
+
+        With an error the release is not tried again.
+        """
+        return self._change(lambda slots: states.take_back(slots, ended), ended)
 
     # What the update service asks.
 
@@ -130,24 +136,33 @@ class Store:
             self._install(staged, ref, self._variants[slot])
         return self.version_directory(ref)
 
-    def begin_trial(self, slot: str, ref: ReleaseRef, policy: Policy) -> SlotState:
-        """Put an installed release on trial: written before drive is told. Raises BundleError, ConflictError."""
-        with self._locked():
-            if (error := self._damage(ref, slot)) is not None:
-                raise error
-            stored = self._read_or_provisioned()
-            state = states.begin_trial(self._slot(stored, slot), ref, policy)
-            self._write_slot(stored, slot, state)
-        return state
+    def begin_trials(self, trials: Mapping[str, Trial]) -> dict[str, SlotState]:
+        """Put installed releases on trial, together and in one write, before drive is told.
 
-    def confirm(self, slot: str, ref: ReleaseRef) -> SlotState:
-        """Keep the release on trial; the one before stays to fall back on. Raises ConflictError."""
-        return self._change(slot, lambda state: states.confirm(state, ref))
+        Raises BundleError, ConflictError; then none of them is on trial.
+        """
+        with self._locked():
+            for slot, trial in trials.items():
+                if (error := self._damage(trial.ref, slot)) is not None:
+                    raise error
+            return self._change_locked(lambda slots: states.begin_trials(slots, trials), trials)
+
+    def confirm(self, refs: Mapping[str, ReleaseRef]) -> dict[str, SlotState]:
+        """Keep the releases on trial, in one write; those before stay to fall back on. Raises ConflictError."""
+        return self._change(lambda slots: states.confirm(slots, {**self._orphans(slots, refs), **refs}), refs)
 
     def refuse(self, slot: str, ref: ReleaseRef, error: ErrorInfo) -> SlotState:
         """Remember that a release is not acceptable."""
-        result: Result = "refused"
-        return self._change(slot, lambda state: states.record(state, Outcome(ref=ref, result=result, error=error)))
+        outcome = Outcome(ref=ref, result="refused", error=error)
+        return self._change(lambda slots: {**slots, slot: states.record(slots[slot], outcome)}, [slot])[slot]
+
+    def remember_ready(self, slot: str, ready: Ready | None) -> SlotState:
+        """Keep what is installed and waits for its moment, or forget it."""
+
+        def remember(slots: Slots) -> dict[str, SlotState]:
+            return {**slots, slot: msgspec.structs.replace(slots[slot], ready=ready)}
+
+        return self._change(remember, [slot])[slot]
 
     def provide(self, entry: FileEntry, target: Path) -> bool:
         """Give `target` the content of `entry` from an installed version; False where none has it."""
@@ -179,11 +194,11 @@ class Store:
     def collect_garbage(self, wanted: Iterable[ReleaseRef] = ()) -> list[str]:
         """Remove the versions that no slot needs; their names.
 
-        Keeps trial, confirmed and previous of every slot, and what is `wanted` (installed, its trial not begun).
+        Keeps trial, confirmed, previous and what is ready of every slot, and what is `wanted` beside.
         """
         with self._locked():
             stored = self._read_or_provisioned()
-            refs = [*wanted, *(ref for state in stored.slots.values() for ref in state.refs)]
+            refs = [*wanted, *(ref for state in stored.slots.values() for ref in state.kept)]
             kept = {ref.manifest_sha256 for ref in refs}
             removed = [path for path in self._version_directories() if path.name not in kept]
             for path in removed:
@@ -203,14 +218,24 @@ class Store:
             finally:
                 os.close(descriptor)
 
-    def _change(self, slot: str, change: Callable[[SlotState], SlotState]) -> SlotState:
+    def _change(self, change: Change, named: Iterable[str]) -> dict[str, SlotState]:
         with self._locked():
-            stored = self._read_or_provisioned()
-            before = self._slot(stored, slot)
-            after = change(before)
-            if after != before:
-                self._write_slot(stored, slot, after)
-            return after
+            return self._change_locked(change, named)
+
+    def _change_locked(self, change: Change, named: Iterable[str]) -> dict[str, SlotState]:
+        """One write at most; the slots that are named, as they are now."""
+        stored = self._read_or_provisioned()
+        for slot in named:
+            self._slot(stored, slot)
+        after = change(stored.slots)
+        if after != stored.slots:
+            self._write(msgspec.structs.replace(stored, slots=after))
+        return {slot: after[slot] for slot in named}
+
+    def _orphans(self, slots: Slots, refs: Iterable[str]) -> dict[str, ReleaseRef]:
+        """The trials that go together with these, in slots which the profile has no more: nobody else ends them."""
+        gone = {other for slot in refs for other in slots[slot].group if other not in self._variants and other in slots}
+        return {slot: trial for slot in gone if (trial := slots[slot].trial) is not None}
 
     def _read_or(self, default: StoreState) -> StoreState:
         path = self._directory / "state.json"
@@ -233,9 +258,6 @@ class Store:
 
     def _write(self, stored: StoreState) -> None:
         disk.write_durably(self._directory / "state.json", msgspec.json.format(msgspec.json.encode(stored), indent=1))
-
-    def _write_slot(self, stored: StoreState, slot: str, state: SlotState) -> None:
-        self._write(msgspec.structs.replace(stored, slots={**stored.slots, slot: state}))
 
     def _slot(self, stored: StoreState, slot: str) -> SlotState:
         if slot not in stored.slots:
@@ -268,16 +290,18 @@ class Store:
 
     def _start(self, slot: str) -> InstalledVersion:
         stored = self._read_or_provisioned()
-        before = self._slot(stored, slot)
-        after = states.spend_try(before)
-        if after.trial is not None and (error := self._damage(after.trial, slot)) is not None:
-            after = states.take_back(after, after.trial, error_info(error))
-        if after.trial is None:
-            after = self._first_whole(slot, after)
-        if after != before:
-            self._write_slot(stored, slot, after)
-        ref = after.trial or after.confirmed
-        return InstalledVersion(ref, self.version_directory(ref), after.trial is not None)
+        self._slot(stored, slot)
+        slots = states.spend_try(stored.slots, slot)
+        trial = slots[slot].trial
+        if trial is not None and (error := self._damage(trial, slot)) is not None:
+            slots = states.take_back(slots, {slot: Ended(trial, error_info(error))})
+        if slots[slot].trial is None:
+            slots[slot] = self._first_whole(slot, slots[slot])
+        if slots != stored.slots:
+            self._write(msgspec.structs.replace(stored, slots=slots))
+        state = slots[slot]
+        ref = state.trial or state.confirmed
+        return InstalledVersion(ref, self.version_directory(ref), state.trial is not None)
 
     def _start_read_only(self, slot: str) -> InstalledVersion:
         """A try cannot be spent, so nothing on trial runs."""
@@ -320,6 +344,8 @@ class Store:
         bundle = open_version(source, ref, variant)
         entries = bundle.manifest.files_for(bundle.variant_by_key(variant))
         paths = [MANIFEST_NAME, *(entry.path for entry in entries)]
+        if bundle.manifest.sealed is not None:
+            paths.append(KEY_FILE)
         target = self.version_directory(ref)
         if target.is_dir():
             self._mend(source, target, ref, paths, entries)
@@ -358,8 +384,13 @@ def error_info(error: Exception) -> ErrorInfo:
 
 
 def open_version(directory: Path, ref: ReleaseRef, variant: str) -> Bundle:
-    """Open a bundle and check that it is the one which `ref` pins. Raises BundleError, VariantMissingError."""
+    """Open a bundle and check that it is the one which `ref` pins, and has its content key where it is sealed.
+
+    Raises BundleError, VariantMissingError.
+    """
     bundle = Bundle.open(directory, variant)
+    if bundle.manifest.sealed is not None:
+        read_key_file(directory)
     if bundle.manifest_sha256 != ref.manifest_sha256:
         raise BundleError(f"{directory}: its manifest is not the one that release {ref.release} names")
     if (bundle.manifest.task, bundle.manifest.version) != (ref.task, ref.version):
