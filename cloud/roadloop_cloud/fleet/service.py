@@ -244,9 +244,10 @@ class FleetService:
             if outgoing is None:
                 return
             try:
+                channel = channels.FLEET_FILE if outgoing.vehicle == channels.FLEET else channels.FILE
                 self._sending.append(
                     self._transport.publish(
-                        channels.FILE, outgoing.vehicle, outgoing.block, sha256=outgoing.sha256, n=outgoing.n
+                        channel, outgoing.vehicle, outgoing.block, sha256=outgoing.sha256, n=outgoing.n
                     )
                 )
             except RetryLaterError:
