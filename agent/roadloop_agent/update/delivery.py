@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.blocks import block_count
+from roadloop_agent.update.content_key import place_content_key
 from roadloop_agent.update.patching import PATCHES, Patches
 from roadloop_agent.update.resume import USUAL_POLICY, FetchContext, ResumingFetcher
 from roadloop_agent.update.store import Store, open_version
@@ -76,6 +77,7 @@ class Delivery:
         with self._fetcher.context(context):
             signed = self._refresh(slot, ref, shadow)
             manifest = self._manifest(signed, ref, directory)
+            place_content_key(signed.keys, manifest, directory)
             entries = _entries(manifest, variant)
             targets = {entry: signed.file(ref, entry) for entry in entries}
             wanted = [entry for entry in entries if not self._reuse(entry, directory)]

@@ -9,8 +9,8 @@ Beyond what `ngclient` does, and why:
   expired since. A clock that is far ahead cannot poison the floor: with it no refresh succeeds.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,6 +75,8 @@ class SignedTargets:
 
     updater: Updater
     now: datetime
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """What opens the files of the release that was asked for, as the director gives it to this vehicle."""
 
     def manifest(self, ref: ReleaseRef) -> TargetFile:
         """The manifest of a release. Raises TrustError where what is signed is not what `ref` names."""
