@@ -27,7 +27,6 @@ from roadloop_models.bundle import MANIFEST_NAME, Bundle, FileEntry, check_file,
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError
 from roadloop_models.sealed import KEY_FILE, read_key_file
-from roadloop_models.sealed import KEY_FILE, read_key_file
 
 _LOG = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
