@@ -34,6 +34,7 @@ from roadloop_agent.update.store import Store
 from roadloop_agent.watch import child_command
 from roadloop_models import __version__
 from roadloop_models.errors import ConfigError, ConflictError, DataError, RoadloopError
+from roadloop_models.sealed import FileKeyStore
 
 if TYPE_CHECKING:
     from roadloop_agent.drive.thermal import Thermometer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from roadloop_agent.link.spool import Spool
     from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.service import UpdateService
+    from roadloop_agent.update.director import Assignment
     from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.contract.messages import ReleaseRef
     from roadloop_models.preprocess import ImageArray
@@ -204,7 +206,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             candidate=candidate,
             incumbent=incumbent,
             max_cpu_share=max_cpu_share,
-            spawn=spawner(tables[slot].variant_key, tables[slot].providers),
+            spawn=spawner(tables[slot].variant_key, tables[slot].providers, config.sealing_key_path),
             clock=clock,
         )
 
@@ -218,6 +220,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         announcer=announcer,
         pipe=pipe,
         versions=open_store(config),
+        keys=FileKeyStore(config.sealing_key_path),
         heartbeat=Heartbeat(beat_fd, heartbeat_parts(tables, [capture.name for capture in captures]), clock),
         health_period_s=config.telemetry.health_period_s,
         shadows=Shadows(
@@ -385,40 +388,57 @@ def build_updates(
     config: Config, mailroom: "Mailroom", clock: "Callable[[], float]", link_class: "Callable[[], LinkClass]"
 ) -> "UpdateService":
     """The update service and all that it needs."""
+    from roadloop_agent.update.check import CheckSchedule, DirectorCheck
     from roadloop_agent.update.delivery import Delivery
     from roadloop_agent.update.fetch import BlockFetcher
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
     from roadloop_agent.update.transport import TransportFetcher
+    from roadloop_agent.update.trusted_time import TrustedTime
 
     store = open_store(config)
     blocks = BlockFetcher(mailroom.send_fetch, clock, hear=mailroom.hear)
     https = None if config.files.url is None else _https_fetcher(config, config.files.url, mailroom, clock)
     fetcher = TransportFetcher(blocks, https, link_class, clock, lambda view: mailroom.show_files(asdict(view)))
 
-    def refresh(slot: str, ref: "ReleaseRef", shadow: bool) -> "SignedTargets":
-        # python-tuf and its cryptography take 12 MB: they are loaded when the first update comes.
+    # python-tuf and its cryptography take 12 MB: they are loaded when the director is first asked.
+    told = TrustedTime(lambda: datetime.now(UTC), clock)
+    provisioned = config.directory / "trust"
+
+    def ask_director() -> "Assignment":
+        from roadloop_agent.update.director import Director
+
+        return Director(config.state_dir / "director", provisioned, config.vehicle_id, fetcher, told).refresh()
+
+    def images() -> "SignedTargets":
         from roadloop_agent.update.trust import Trust
 
-        folders = config.state_dir / "trust", config.directory / "trust"
-        return Trust(*folders, fetcher, lambda: datetime.now(UTC)).refresh()
+        return Trust(config.state_dir / "trust", provisioned, fetcher, told.now).refresh()
 
+    def accept(slot: str, ref: "ReleaseRef", shadow: bool) -> "SignedTargets":
+        from roadloop_agent.update.acceptance import Acceptance
+
+        return Acceptance(check.assignment, images, store.slot)(slot, ref, shadow)
+
+    chance = random.SystemRandom().random
+    check = DirectorCheck(ask_director, mailroom.director, CheckSchedule(chance), clock)
     return UpdateService(
         slots={name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()},
         store=store,
         delivery=Delivery(
             staging=config.state_dir / "staging",
             store=store,
-            refresh=refresh,
+            refresh=accept,
             fetcher=fetcher,
             agent_version=__version__,
         ),
         fetcher=blocks,
-        selftest=SubprocessSelfTest(),
+        selftest=SubprocessSelfTest(sealing_key=config.sealing_key_path),
         report=mailroom.report,
         switch=mailroom.switch,
         mono=clock,
-        random=random.SystemRandom().random,
+        random=chance,
+        director=check,
     )
 
 

@@ -167,20 +167,22 @@ def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
     from roadloop_agent.config import load_config
     from roadloop_agent.selftest import self_test
     from roadloop_models.bundle import Bundle
+    from roadloop_models.sealed import FileKeyStore
 
     if bundle_dir is not None:
         bundle = Bundle.open(bundle_dir)
         todo = [(bundle_dir, variant.key) for variant in bundle.manifest.variants]
+        keys = None
     else:
         config = load_config(config_path)
-        store = open_store(config)
+        store, keys = open_store(config), FileKeyStore(config.sealing_key_path)
         todo = [
             (store.version_directory(ref), config.profile.slots[name].variant_key)
             for name, state in store.read().slots.items()
             if name in config.profile.slots
             for ref in state.refs
         ]
-    results = [self_test(directory, variant) for directory, variant in todo]
+    results = [self_test(directory, variant, keys) for directory, variant in todo]
     if as_json:
         print_json(msgspec.to_builtins(results))
         return

@@ -294,6 +294,11 @@ class Config:
         return self.path.parent
 
     @property
+    def sealing_key_path(self) -> Path:
+        """The private key that opens sealed releases."""
+        return self.identity_path("identity/sealing.key")
+
+    @property
     def spool_path(self) -> Path:
         """Where the telemetry waits."""
         return self.state_dir / "spool.sqlite"
@@ -316,7 +321,7 @@ class Config:
         return frozenset(path for task in tasks for path in (*task.needs, *task.uses))
 
     def identity_path(self, relative: str) -> Path:
-        """Where a certificate or key that `[broker]` names lies."""
+        """Where a certificate or key of the provisioning folder lies."""
         return self.directory / relative
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.golden import check_golden
 from roadloop_models.runners import open_runner
+from roadloop_models.sealed import KeyStore
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class SelfTest:
     worst_ratio: float
 
 
-def self_test(directory: Path, variant_key: str) -> SelfTest:
-    """Run the golden vectors of one variant.
+def self_test(directory: Path, variant_key: str, keys: KeyStore | None = None) -> SelfTest:
+    """Run the golden vectors of one variant; `keys` opens what is sealed.
 
     Raises GoldenMismatchError, BundleError, VariantMissingError, RuntimeMissingError.
     """
-    bundle = Bundle.open(directory, variant_key)
+    bundle = Bundle.open(directory, variant_key, keys)
     variant = bundle.variant_by_key(variant_key)
     runner = open_runner(bundle, variant)
     try:

@@ -19,6 +19,7 @@ from roadloop_agent.signals_config import SignalsSource
 from roadloop_agent.update.store import RELEASES_NAME, ProvisionedReleases, Store
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, DataError, RetryLaterError
+from roadloop_models.sealed import FileKeyStore, KeyStore
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def validate(config: Config, store: Store, logs: Sequence[LogChoice] = ()) -> li
     surveys = survey_logs(config, logs) if logs else {}
     sources = {table.source for table in config.profile.slots.values()} - set(surveys)
     sees = {name: _check_source(config, name) for name in sources}
-    reports = [_check_slot(name, table, *versions[name]) for name, table in config.profile.slots.items()]
+    keys = FileKeyStore(config.sealing_key_path)
+    reports = [_check_slot(name, table, *versions[name], keys) for name, table in config.profile.slots.items()]
     return [
         replace(report, sees=sees.get(report.source, ""), signals=_signals_of(report, surveys)) for report in reports
     ]
@@ -94,10 +96,10 @@ def _signals_of(report: SlotReport, surveys: dict[str, Survey]) -> tuple[SignalR
     return tuple(found.signals[path] for path in paths if path in found.signals)
 
 
-def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -> SlotReport:
+def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path, keys: KeyStore) -> SlotReport:
     if ref.task != table.task:
         raise ConfigError(f"slots.{name}: is for {table.task}, its release is of {ref.task}")
-    model = load_model(directory, table.variant_key, ref, table.providers)
+    model = load_model(directory, table.variant_key, ref, table.providers, keys)
     with contextlib.closing(model):
         providers = model.runner.providers
     return SlotReport(
@@ -109,7 +111,7 @@ def _check_slot(name: str, table: SlotTable, ref: ReleaseRef, directory: Path) -
         release=ref.release,
         version=ref.version,
         providers=providers,
-        golden_worst_ratio=self_test(directory, table.variant_key).worst_ratio,
+        golden_worst_ratio=self_test(directory, table.variant_key, keys).worst_ratio,
     )
 
 

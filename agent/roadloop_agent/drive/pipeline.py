@@ -13,6 +13,7 @@ from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import BundleError
 from roadloop_models.runners import FloatArray, Runner, open_runner
+from roadloop_models.sealed import KeyStore
 from roadloop_models.tasks import get_task
 
 _LOG = logging.getLogger(__name__)
@@ -50,16 +51,21 @@ class Model:
 
 
 def load_model(
-    directory: Path, variant_key: str, ref: ReleaseRef | None = None, providers: tuple[str, ...] = CPU_PROVIDERS
+    directory: Path,
+    variant_key: str,
+    ref: ReleaseRef | None = None,
+    providers: tuple[str, ...] = CPU_PROVIDERS,
+    keys: KeyStore | None = None,
 ) -> Model:
     """Open one variant of a bundle and run it until it is warm.
 
     `providers`: what ONNX Runtime is to use, in order of preference; what it lacks it does without, and says so.
+    `keys` opens what is sealed.
 
-    Raises BundleError where it is damaged, not the one `ref` pins, or made for a newer agent; VariantMissingError;
+    Raises BundleError where it is damaged, sealed for another vehicle, not the one `ref` pins, or made for a newer agent; VariantMissingError;
     RuntimeMissingError.
     """
-    bundle = Bundle.open(directory, variant_key)
+    bundle = Bundle.open(directory, variant_key, keys)
     if ref is not None and bundle.manifest_sha256 != ref.manifest_sha256:
         raise BundleError(f"{directory}: its manifest is not the one that release {ref.release} names")
     wanted = bundle.manifest.min_agent_version

@@ -25,6 +25,7 @@ from roadloop_agent.update.store import InstalledVersion, error_info
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.contract.streams import HEALTH, SUMMARY
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
+from roadloop_models.sealed import KeyStore
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.05
@@ -62,6 +63,7 @@ class Drive:
         announcer: Announcer,
         pipe: Pipe,
         versions: Versions,
+        keys: KeyStore,
         heartbeat: Heartbeat,
         health_period_s: float,
         shadows: Shadows,
@@ -78,6 +80,7 @@ class Drive:
         self._announcer = announcer
         self._pipe = pipe
         self._versions = versions
+        self._keys = keys
         self._heartbeat = heartbeat
         self._health_period_s = health_period_s
         self._shadows = shadows
@@ -152,7 +155,7 @@ class Drive:
                 return None
             try:
                 table = slot.table
-                slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers))
+                slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers, self._keys))
             except RoadloopError as error:
                 self._note(slot.name, error)
                 if not version.on_trial:
@@ -215,7 +218,8 @@ class Drive:
             self._say_switched(slot, running)
             return
         try:
-            model = load_model(Path(message.bundle_dir), slot.table.variant_key, message.ref, slot.table.providers)
+            table = slot.table
+            model = load_model(Path(message.bundle_dir), table.variant_key, message.ref, table.providers, self._keys)
         except RoadloopError as error:
             _LOG.error("slot %s: %s", slot.name, error)
             answer = Switched(

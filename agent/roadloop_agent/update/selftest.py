@@ -1,6 +1,6 @@
 """What a bundle has to prove before it may run here, in its own process: a runtime that dies takes nothing with it.
 
-`python -m roadloop_agent.update.selftest CHECK` (a `Check` in JSON) exits 0 where the bundle computes here what it
+`python -m roadloop_agent.update.selftest CHECK [KEY]` (a `Check` in JSON, the file of the sealing key) exits 0 where the bundle computes here what it
 computed when it was built, and is not too slow beside what runs. Else it prints why: one line of JSON,
 `{"code": …, "detail": …}`.
 """
@@ -28,6 +28,7 @@ from roadloop_models.errors import (
     RetryLaterError,
     RoadloopError,
 )
+from roadloop_models.sealed import FileKeyStore, KeyStore
 
 if TYPE_CHECKING:
     from roadloop_models.bundle import Bundle
@@ -68,11 +69,14 @@ SelfTest = Callable[[Check, Callable[[], bool]], None]
 
 
 class SubprocessSelfTest:
-    """See the module. `command` is put before the check."""
+    """See the module. `command` is put before the check; `sealing_key` is where the key for sealed releases lies."""
 
-    def __init__(self, command: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, command: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S, sealing_key: Path | None = None
+    ) -> None:
         self._command = tuple(command or (sys.executable, "-m", "roadloop_agent.update.selftest"))
         self._timeout_s = timeout_s
+        self._key = () if sealing_key is None else (str(sealing_key),)
 
     def __call__(self, check: Check, cancelled: Callable[[], bool]) -> None:
         """Run it.
@@ -81,7 +85,7 @@ class SubprocessSelfTest:
         """
         try:
             process = subprocess.Popen(
-                [*self._command, msgspec.json.encode(check).decode()],
+                [*self._command, msgspec.json.encode(check).decode(), *self._key],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -125,14 +129,14 @@ def _judge(status: int, output: str) -> None:
     raise _AT_FAULT.get(error.code, BundleError)(error.detail)
 
 
-def run(check: Check) -> None:
-    """Check one variant of a bundle in this process. Raises a RoadloopError."""
+def run(check: Check, keys: KeyStore | None = None) -> None:
+    """Check one variant of a bundle in this process; `keys` opens what is sealed. Raises a RoadloopError."""
     from roadloop_models.bundle import Bundle
     from roadloop_models.bundle.golden import check_golden, golden_inputs
     from roadloop_models.runners import open_runner
 
     def open_timed(directory: str) -> _Timed:
-        bundle = Bundle.open(Path(directory), check.variant)
+        bundle = Bundle.open(Path(directory), check.variant, keys)
         variant = bundle.variant_by_key(check.variant)
         runner = open_runner(bundle, variant, providers=check.providers)
         inputs = golden_inputs(bundle.manifest.golden, tuple(tensor.shape for tensor in variant.inputs))
@@ -210,7 +214,8 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status: 0 sound, 2 the bundle is at fault, 1 anything else."""
     os.nice(_NICE)  # what drives comes first
     try:
-        run(msgspec.json.decode(arguments[0], type=Check))
+        keys = FileKeyStore(Path(arguments[1])) if len(arguments) > 1 else None
+        run(msgspec.json.decode(arguments[0], type=Check), keys)
     except RoadloopError as error:
         sys.stdout.write(msgspec.json.encode(ErrorInfo(code=error.code, detail=str(error)[:500])).decode() + "\n")
         return error.exit_code

@@ -1,6 +1,6 @@
 """The process of a shadow: both models decide about what drive has seen, and it is told how they differ.
 
-`python -m roadloop_agent.drive.shadow.child FD PARENT VARIANT CANDIDATE_DIR INCUMBENT_DIR PROVIDERS`. It takes the
+`python -m roadloop_agent.drive.shadow.child FD PARENT VARIANT CANDIDATE_DIR INCUMBENT_DIR PROVIDERS KEY`. It takes the
 processor when nobody else wants it, and times are of the processor: what a machine under load does to a process of the
 lowest priority says nothing about a model. Providers beyond the CPU compute elsewhere: there it is the clock's time.
 """
@@ -22,6 +22,7 @@ from roadloop_agent.drive.shadow.wire import Answer, Compared, Failed, Passed, R
 from roadloop_agent.onboard import ON_BOARD, load_named
 from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.errors import FailedError, RoadloopError
+from roadloop_models.sealed import FileKeyStore
 
 NICE = 19
 _CPU = {*CPU_PROVIDERS, "delegate", "builtin"}
@@ -106,13 +107,16 @@ def main(arguments: Sequence[str]) -> int:
     """Until drive closes its end; the exit code."""
     from roadloop_agent.supervisor import die_with_parent
 
-    fd, parent, variant, candidate_dir, incumbent_dir, providers = arguments
+    fd, parent, variant, candidate_dir, incumbent_dir, providers, key = arguments
     die_with_parent(int(parent))
     os.nice(NICE)
     names = tuple(providers.split(","))
 
     def open_looker() -> Looker:
-        incumbent, candidate = (load_model(Path(each), variant, None, names) for each in (incumbent_dir, candidate_dir))
+        keys = FileKeyStore(Path(key))
+        incumbent, candidate = (
+            load_model(Path(each), variant, None, names, keys) for each in (incumbent_dir, candidate_dir)
+        )
         comparison: AnyComparison = load_named(ON_BOARD[candidate.bundle.manifest.task].shadow)
         on_cpu = {*candidate.runner.providers, *incumbent.runner.providers} <= _CPU
         return Looker(comparison, candidate, incumbent, time.process_time_ns if on_cpu else time.perf_counter_ns)

@@ -61,13 +61,14 @@ Spawn = Callable[[Path, Path], tuple[Process, socket.socket]]
 """(candidate's, incumbent's directory) -> the process, and this end of its socket. Raises OSError."""
 
 
-def spawner(variant: str, providers: Sequence[str]) -> Spawn:
-    """What starts the process of a shadow for a slot that runs this variant."""
+def spawner(variant: str, providers: Sequence[str], sealing_key: Path) -> Spawn:
+    """What starts the process of a shadow for a slot that runs this variant; the key opens what is sealed."""
 
     def spawn(candidate: Path, incumbent: Path) -> tuple[Process, socket.socket]:
         ours, theirs = socket.socketpair()
         arguments = [str(theirs.fileno()), str(os.getpid()), variant, str(candidate), str(incumbent)]
         command = [sys.executable, "-m", "roadloop_agent.drive.shadow.child", *arguments, ",".join(providers)]
+        command.append(str(sealing_key))
         with theirs:
             try:
                 return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)), ours
