@@ -62,8 +62,8 @@ def load_model(
     `providers`: what ONNX Runtime is to use, in order of preference; what it lacks it does without, and says so.
     `keys` opens what is sealed.
 
-    Raises BundleError where it is damaged, sealed for another vehicle, not the one `ref` pins, or made for a newer agent; VariantMissingError;
-    RuntimeMissingError.
+    Raises BundleError where it is damaged, sealed for another vehicle, not the one `ref` pins, or made for a newer
+    agent; VariantMissingError; RuntimeMissingError.
     """
     bundle = Bundle.open(directory, variant_key, keys)
     if ref is not None and bundle.manifest_sha256 != ref.manifest_sha256:

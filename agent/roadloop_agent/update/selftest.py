@@ -1,8 +1,8 @@
 """What a bundle has to prove before it may run here, in its own process: a runtime that dies takes nothing with it.
 
-`python -m roadloop_agent.update.selftest CHECK [KEY]` (a `Check` in JSON, the file of the sealing key) exits 0 where the bundle computes here what it
-computed when it was built, and is not too slow beside what runs. Else it prints why: one line of JSON,
-`{"code": …, "detail": …}`.
+`python -m roadloop_agent.update.selftest CHECK [KEY]` (a `Check` in JSON, the file of the sealing key) exits 0 where
+the bundle computes here what it computed when it was built, and is not too slow beside what runs. Else it prints why:
+one line of JSON, `{"code": …, "detail": …}`.
 """
 
 import logging
