@@ -97,10 +97,14 @@ class SignedTargets:
 
     def patch(self, ref: ReleaseRef, entry: FileEntry, base_sha256: str) -> TargetFile | None:
         """The patch that makes a file of a release from the one with that SHA-256; None where none is signed."""
-        with tuf_errors(MetadataError, self.now):
-            target = self.updater.get_targetinfo(f"{ref.task}/{ref.release}/{patch_name(entry.path, base_sha256)}")
+        target = self.find(f"{ref.task}/{ref.release}/{patch_name(entry.path, base_sha256)}")
         signed = (target.custom or {}) if target is not None else {}
         return target if (signed.get("from"), signed.get("to")) == (base_sha256, entry.sha256) else None
+
+    def find(self, path: str) -> TargetFile | None:
+        """A target by its name; its task's role is fetched where it is new. Raises MetadataError, RetryLaterError."""
+        with tuf_errors(MetadataError, self.now):
+            return self.updater.get_targetinfo(path)
 
     def download(self, target: TargetFile, path: Path) -> None:
         """Fetch, verify and place a target; what is at `path` already and sound is not fetched again.
@@ -117,8 +121,7 @@ class SignedTargets:
             incoming.rename(path)
 
     def _find(self, path: str) -> TargetFile:
-        with tuf_errors(MetadataError, self.now):
-            target = self.updater.get_targetinfo(path)
+        target = self.find(path)
         if target is None:
             raise MetadataError(f"{path}: not among the signed targets")
         return target
