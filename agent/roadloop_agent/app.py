@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from roadloop_agent.link.budget import LinkClass
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.link.spool import Spool
+    from roadloop_agent.update.director import Assignment
     from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.service import UpdateService
-    from roadloop_agent.update.director import Assignment
     from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.contract.messages import ReleaseRef
     from roadloop_models.preprocess import ImageArray
@@ -393,6 +393,7 @@ def build_updates(
     from roadloop_agent.update.fetch import BlockFetcher
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
+    from roadloop_agent.update.shadows import ShadowFile, Shadows
     from roadloop_agent.update.transport import TransportFetcher
     from roadloop_agent.update.trusted_time import TrustedTime
 
@@ -422,18 +423,31 @@ def build_updates(
 
     chance = random.SystemRandom().random
     check = DirectorCheck(ask_director, mailroom.director, CheckSchedule(chance), clock)
-    return UpdateService(
-        slots={name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()},
+    slots = {name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()}
+    delivery = Delivery(
+        staging=config.state_dir / "staging",
         store=store,
-        delivery=Delivery(
-            staging=config.state_dir / "staging",
-            store=store,
-            refresh=accept,
-            fetcher=fetcher,
-            agent_version=__version__,
-        ),
+        refresh=accept,
+        fetcher=fetcher,
+        agent_version=__version__,
+    )
+    selftest = SubprocessSelfTest(sealing_key=config.sealing_key_path)
+    return UpdateService(
+        slots=slots,
+        store=store,
+        delivery=delivery,
         fetcher=blocks,
-        selftest=SubprocessSelfTest(sealing_key=config.sealing_key_path),
+        selftest=selftest,
+        shadows=Shadows(
+            slots=slots,
+            file=ShadowFile(config.state_dir / "shadows.json"),
+            store=store,
+            delivery=delivery,
+            selftest=selftest,
+            ask=mailroom.shadow,
+            mono=clock,
+            random=chance,
+        ),
         report=mailroom.report,
         switch=mailroom.switch,
         mono=clock,

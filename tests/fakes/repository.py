@@ -15,9 +15,11 @@ from roadloop_agent.update.store import ProvisionedReleases
 from roadloop_models.bundle import MANIFEST_NAME, Bundle
 from roadloop_models.bundle.delta import PatchKind, make_patch, patch_name
 from roadloop_models.contract.channels import BLOCK_BYTES
-from roadloop_models.contract.messages import FetchRequest, FileBlock, ReleaseRef
+from roadloop_models.contract.messages import Desired, FetchRequest, FileBlock, ReleaseRef
+from tests.fakes.director import FakeDirector
 from tests.fakes.opaque_bundles import release_ref
 
+VAN = "van-1"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _LIFETIME = {
     "root": timedelta(days=365),
@@ -33,6 +35,7 @@ class Repository:
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.files: dict[str, bytes] = {}
+        self.director = FakeDirector(now)
         self.signers = {role: CryptoSigner.generate_ed25519() for role in _LIFETIME}
         self.root = Metadata(Root(version=1, consistent_snapshot=True, expires=self._expires("root")))
         for role, signer in self.signers.items():
@@ -59,9 +62,7 @@ class Repository:
         self.publish()
         return ref
 
-    def add_patch(
-        self, ref: ReleaseRef, path: str, base: Bundle, kind: PatchKind, content: bytes | None = None
-    ) -> str:
+    def add_patch(self, ref: ReleaseRef, path: str, base: Bundle, kind: PatchKind, content: bytes | None = None) -> str:
         """Sign a patch that makes a file of the release from the one in its place in `base`; its target name.
 
         `content` is in its place, signed and all.
@@ -77,6 +78,14 @@ class Repository:
         self.files[self.url(name)] = content
         self.publish()
         return name
+
+    def assign(self, vehicle: str, desired: Desired) -> None:
+        """Have the director name what a vehicle should run."""
+        self.director.assign(vehicle, desired, self._manifest_bytes)
+
+    def read(self, vehicle: str, path: str) -> bytes | None:
+        """What a vehicle gets for a path."""
+        return self.director.read(vehicle, path) if path.startswith("director/") else self.files.get(path)
 
     def url(self, target: str) -> str:
         """Where a target lies: its name has its hash before it."""
@@ -122,6 +131,8 @@ class Repository:
             "snapshot": f"{self.snapshot.signed.version}.snapshot",
             "timestamp": "timestamp",
         }
+        (directory / "trust" / "director").mkdir()
+        (directory / "trust" / "director" / "root.json").write_bytes(self.director.root.to_bytes())
         for role, name in current.items():
             (metadata / f"{role}.json").write_bytes(self.files[f"metadata/{name}.json"])
         refs = {slot: ref for slot, (ref, _) in releases.items()}
@@ -131,6 +142,11 @@ class Repository:
             target.mkdir(parents=True, exist_ok=True)
             for path in bundle.iterdir():
                 (target / path.name).write_bytes(path.read_bytes())
+
+    def _manifest_bytes(self, ref: ReleaseRef) -> int:
+        """1 for a release that nobody signed."""
+        target = self.targets.signed.targets.get(f"{ref.task}/{ref.release}/{MANIFEST_NAME}")
+        return 1 if target is None else target.length
 
     def _expires(self, role: str) -> datetime:
         return self.now + _LIFETIME[role]
@@ -161,6 +177,7 @@ class BlockServer:
 
     repository: Repository
     deliver: Deliver
+    vehicle: str = VAN
     loses: Callable[[str, int], bool] = lambda path, n: False
     announces: Callable[[str, int], int] = lambda path, size_bytes: size_bytes
     requests: list[FetchRequest] = field(default_factory=list)
@@ -169,7 +186,7 @@ class BlockServer:
     def __call__(self, request: FetchRequest) -> None:
         """Send what is asked for, at once."""
         self.requests.append(request)
-        for sha256, n, block in answer(self.repository.files, request):
+        for sha256, n, block in answer(self.repository.read(self.vehicle, request.path), request):
             size_bytes = self.announces(request.path, block.size_bytes)
             if not self.loses(request.path, n):
                 self.served.setdefault(request.path, []).append(n)
@@ -180,9 +197,8 @@ class BlockServer:
         return sum(len(numbers) for path, numbers in self.served.items() if path.startswith(prefix))
 
 
-def answer(files: dict[str, bytes], request: FetchRequest) -> Iterable[tuple[str, int, FileBlock]]:
+def answer(content: bytes | None, request: FetchRequest) -> Iterable[tuple[str, int, FileBlock]]:
     """The messages that answer a request: SHA-256 of the content, block number, block."""
-    content = files.get(request.path)
     if content is None:
         yield _EMPTY_SHA256, 0, FileBlock(path=request.path, size_bytes=0, crc32=0, data=b"", missing=True)
         return

@@ -141,7 +141,9 @@ class SmallCloud:
         return self.ledgers.setdefault(vehicle, Ledger())
 
     def desire(self, vehicle: str, desired: Desired) -> None:
-        """Publish a desired state."""
+        """Publish a desired state, which the director names before."""
+        if self._repository is not None:
+            self._repository.assign(vehicle, desired)
         self._publish(channels.DESIRED.topic(vehicle), channels.DESIRED, desired)
 
     def announce(self, vehicle: str) -> None:
@@ -212,8 +214,8 @@ class SmallCloud:
         times[seq] = times.get(seq, 0) + 1
 
     def _serve(self, vehicle: str, request: FetchRequest) -> None:
-        assert self._repository is not None, "this cloud has no files"
-        for sha256, n, block in answer(self._repository.files, request):
+        content = None if self._repository is None else self._repository.read(vehicle, request.path)
+        for sha256, n, block in answer(content, request):
             if self.serve_limit is not None and request.path.startswith("targets/"):
                 if self.serve_limit == 0:
                     return

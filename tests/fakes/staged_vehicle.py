@@ -5,14 +5,17 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from roadloop_agent.update.acceptance import Acceptance
 from roadloop_agent.update.delivery import Delivery
+from roadloop_agent.update.director import Director
 from roadloop_agent.update.fetch import INBOX_BLOCKS, BlockFetcher
 from roadloop_agent.update.store import Store
-from roadloop_agent.update.trust import Trust, verify_provisioned
+from roadloop_agent.update.trust import SignedTargets, Trust, verify_provisioned
+from roadloop_agent.update.trusted_time import TrustedTime
 from roadloop_models.bundle import Bundle
-from roadloop_models.contract.messages import FetchRequest, FileBlock, ReleaseRef
+from roadloop_models.contract.messages import Desired, FetchRequest, FileBlock, ReleaseRef
 from tests.fakes.opaque_bundles import VARIANT, opaque_bundle
-from tests.fakes.repository import BlockServer, Repository
+from tests.fakes.repository import VAN, BlockServer, Repository
 
 SLOT = "sign"
 WEIGHTS_BYTES = 500_000
@@ -40,6 +43,9 @@ class StagedVehicle:
         self.clock: Callable[[], datetime] = lambda: now
         self.repository = Repository(now)
         self.bundles: dict[int, Bundle] = {}
+        self.counter = 0
+        self.obliging = True
+        """Whether the director names whatever is about to be fetched."""
         self.first = self.publish(1, 2_000)
         self.repository.provision(directory, {SLOT: (self.first, self.bundles[1].directory)})
         self.second = self.publish(2)
@@ -60,14 +66,26 @@ class StagedVehicle:
         inbox = Quiet(INBOX_BLOCKS)
         self.fetcher = BlockFetcher(self._send, lambda: inbox.now_s, inbox=inbox)
         self.server = BlockServer(self.repository, self.fetcher.deliver)
-        self.trust = Trust(state / "trust", self.directory / "trust", self.fetcher, self._now)
+        time = TrustedTime(self._now, lambda: inbox.now_s)
+        self.director = Director(state / "director", self.directory / "trust", VAN, self.fetcher, time)
+        self.trust = Trust(state / "trust", self.directory / "trust", self.fetcher, time.now)
         self.delivery = Delivery(
             staging=state / "staging",
             store=self.store,
-            refresh=lambda slot, ref, shadow: self.trust.refresh(),
+            refresh=self._accept,
             fetcher=self.fetcher,
             agent_version="0.1.0",
         )
+
+    def assign(self, ref: ReleaseRef) -> None:
+        """Have the director name a release, as the cloud does before it publishes a desired state."""
+        self.counter += 1
+        self.repository.assign(VAN, Desired(version=self.counter, slots={SLOT: ref}))
+
+    def _accept(self, slot: str, ref: ReleaseRef, shadow: bool) -> SignedTargets:
+        if self.obliging:
+            self.assign(ref)
+        return Acceptance(self.director.refresh, self.trust.refresh, self.store.slot)(slot, ref, shadow)
 
     def _send(self, request: FetchRequest) -> None:
         self.server(request)

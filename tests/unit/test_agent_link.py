@@ -246,9 +246,13 @@ class FakeUpdates:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.connections = 0
 
     def on_desired(self, desired: Desired) -> None:
         self.told.append(desired)
+
+    def on_connected(self) -> None:
+        self.connections += 1
 
     def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
         self.told.append((sha256, n, block))

@@ -10,7 +10,18 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from roadloop_agent.ipc import FromDrive, Hello, Pipe, SlotHealth, Switch, Switched, Watch, encode_ipc
+from roadloop_agent.ipc import (
+    FromDrive,
+    Hello,
+    Pipe,
+    ShadowSums,
+    ShadowWish,
+    SlotHealth,
+    Switch,
+    Switched,
+    Watch,
+    encode_ipc,
+)
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session, Subscribe, Unsubscribe
@@ -46,6 +57,9 @@ class Updates(Protocol):
     def on_desired(self, desired: Desired) -> None:
         """The cloud's newest wish."""
 
+    def on_connected(self) -> None:
+        """There is a new connection."""
+
     def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
         """Block `n` of the content with that hash has come."""
 
@@ -57,6 +71,9 @@ class Updates(Protocol):
 
     def on_switched(self, switched: Switched) -> None:
         """Drive's answer to a switch."""
+
+    def on_shadow(self, sums: ShadowSums) -> None:
+        """How a candidate does in a slot's shadow."""
 
 
 class Transport(Protocol):
@@ -115,6 +132,14 @@ class FromUpdates:
 
 
 @dataclass(frozen=True)
+class DirectorSaid:
+    """What came of asking the director: the newest version that was verified, and what is wrong."""
+
+    version: int
+    error: ErrorInfo | None
+
+
+@dataclass(frozen=True)
 class Hear:
     """The update service waits for this content; None: for none."""
 
@@ -148,6 +173,7 @@ Event: TypeAlias = (
     | Acked
     | SpoolChanged
     | FromUpdates
+    | DirectorSaid
     | Hear
     | FilesCame
     | DriveSaid
@@ -197,10 +223,19 @@ class Mailroom:
         """What the update service says of the slots."""
         self.events.put(FromUpdates(slots=slots))
 
+    def director(self, version: int, error: ErrorInfo | None) -> None:
+        """What came of asking the director."""
+        self.events.put(DirectorSaid(version, error))
+
     def switch(self, slot: str, ref: ReleaseRef, bundle_dir: str) -> None:
         """Tell drive to run another version. Where the pipe is full the update machine asks again."""
         if not self._pipe.try_send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=bundle_dir))):
             _LOG.warning("slot %s: the pipe to drive is full", slot)
+
+    def shadow(self, wish: ShadowWish) -> None:
+        """Tell drive whom to run in a slot's shadow. Where the pipe is full it is asked again."""
+        if not self._pipe.try_send(encode_ipc(wish)):
+            _LOG.warning("slot %s: the pipe to drive is full", wish.slot)
 
     def watch(self, on: bool) -> bool:
         """Tell drive whether anybody listens to decisions; False where the pipe is full."""
@@ -243,6 +278,7 @@ class Link:
         self._sleep = sleep
         self._boot = 0
         self._desired_version = desired_version
+        self._director = DirectorSaid(0, None)
         self._slots: dict[str, ReportedSlot] = {}
         self._health: dict[str, SlotHealth] = {}
         self._stats = ledger.stats()
@@ -263,6 +299,8 @@ class Link:
             self._updates.on_health(message)
         elif isinstance(message, Switched):
             self._updates.on_switched(message)
+        elif isinstance(message, ShadowSums):
+            self._updates.on_shadow(message)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
@@ -361,6 +399,7 @@ class Link:
             _LOG.info("connected")
             self._metering.connected(event.address)
             self._session.connected(event.receive_maximum, event.session_present, now_s)
+            self._updates.on_connected()
             self._report(now_s)
         elif isinstance(event, Disconnected):
             _LOG.warning("not connected: %s", event.reason)
@@ -371,6 +410,9 @@ class Link:
             if event.slots is not None:
                 self._slots = dict(event.slots)
                 self._report(now_s)
+        elif isinstance(event, DirectorSaid):
+            self._director = event
+            self._report(now_s)
         elif isinstance(event, Hear):
             self._session.hear(event.sha256)
         elif isinstance(event, FilesCame):
@@ -428,6 +470,8 @@ class Link:
                 slots=self._reported_slots(),
                 spool_bytes=self._stats.used_bytes,
                 spool_samples=self._stats.pending_samples,
+                director_version=self._director.version,
+                director_error=self._director.error,
             ),
             now_s,
         )
@@ -453,6 +497,7 @@ class Link:
             "boot": self._boot,
             "at_ms": time.time_ns() // 1_000_000,
             "desired_version": self._desired_version,
+            "director": msgspec.to_builtins(self._director),
             "connection": msgspec.to_builtins(self._session.view()),
             "message_error": self._error,
             "spool": msgspec.to_builtins(self._stats),

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from roadloop_agent.ipc import Hello, RunningSlot, SlotHealth, Switched
+from roadloop_agent.ipc import Hello, RunningSlot, ShadowSums, SlotHealth, Switched
 from roadloop_agent.update import events as ev
+from roadloop_agent.update import shadow
+from roadloop_agent.update.check import DirectorCheck
 from roadloop_agent.update.conditions import Facts, Surroundings
 from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
@@ -22,10 +24,12 @@ from roadloop_agent.update.group import InSlot, advance, group_of
 from roadloop_agent.update.phases import ENDED, SlotUpdate, recovered
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.selftest import Check, SelfTest
+from roadloop_agent.update.shadows import Job as ShadowJob
+from roadloop_agent.update.shadows import Shadows
 from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import Store, error_info
 from roadloop_models.bundle.manifest import CPU_PROVIDERS
-from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot, ShadowReport
+from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
 
 _LOG = logging.getLogger(__name__)
@@ -56,10 +60,16 @@ class _ForSlot:
     event: ev.Event
 
 
-_Input: TypeAlias = Desired | Hello | SlotHealth | Switched | _ForSlot | None
+@dataclass(frozen=True)
+class _ForShadow:
+    slot: str
+    event: shadow.Event
+
+
+_Input: TypeAlias = Desired | Hello | SlotHealth | Switched | ShadowSums | _ForSlot | _ForShadow | None
 _LongAction: TypeAlias = ev.Fetch | ev.Test | ev.Install
-_Job: TypeAlias = tuple[str, _LongAction] | None
-"""What one slot's machine waits for; None: there may be garbage."""
+_Job: TypeAlias = tuple[str, _LongAction] | ShadowJob | DirectorCheck | None
+"""What one slot's machine, or its shadow's, waits for, or a question whether there is news; None: there may be garbage."""
 
 
 class UpdateService:
@@ -75,9 +85,11 @@ class UpdateService:
         selftest: SelfTest,
         report: Callable[[dict[str, ReportedSlot]], None],
         switch: Callable[[str, ReleaseRef, str], None],
+        shadows: Shadows,
         mono: Callable[[], float],
         random: Callable[[], float],
         surroundings: Surroundings = Facts,
+        director: DirectorCheck | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         """`surroundings`: what the vehicle knows of itself when a release is ready; by default nothing."""
@@ -88,17 +100,17 @@ class UpdateService:
         self._selftest = selftest
         self._report = report
         self._switch = switch
+        self._shadows = shadows
         self._mono = mono
         self._random = random
         self._surroundings = surroundings
+        self._director = director
         self._tick_s = tick_s
         stored = store.read()
         self._desired_version = stored.desired_version
         self._states = {
             slot: recovered(spec.task, store.slot(slot), stored.desired_version) for slot, spec in self._slots.items()
         }
-        self._shadow_reports: dict[str, ShadowReport] = {}
-        """The last word of each slot about a candidate in its shadow; it outlives the shadow."""
         self._running: dict[str, RunningSlot] = {}
         self._reported: dict[str, ReportedSlot] = {}
         self._inputs: queue.SimpleQueue[_Input] = queue.SimpleQueue()
@@ -128,10 +140,16 @@ class UpdateService:
         self._jobs.put(None)
         for thread in self._threads:
             thread.join(_STOP_S)
+        self._shadows.remember()
 
     def on_desired(self, desired: Desired) -> None:
         """The cloud's wish."""
         self._inputs.put(desired)
+
+    def on_connected(self) -> None:
+        """There is a new connection."""
+        if self._director is not None:
+            self._director.connected()
 
     def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
         """Block `n` of the content with that hash has come."""
@@ -149,6 +167,10 @@ class UpdateService:
         """Drive's answer to a switch."""
         self._inputs.put(switched)
 
+    def on_shadow(self, sums: ShadowSums) -> None:
+        """How a candidate does in a slot's shadow."""
+        self._inputs.put(sums)
+
     # The owner.
 
     def _own(self) -> None:
@@ -165,13 +187,16 @@ class UpdateService:
                 if self._mono() - tick_s >= self._tick_s:
                     tick_s = self._mono()
                     self._step_all(ev.Tick())
+                    self._begin(self._shadows.tick({slot: _taken(state) for slot, state in self._states.items()}))
+                    if self._director is not None and self._director.is_due():
+                        self._jobs.put(self._director)
             except Exception:  # noqa: BLE001
                 # The states are as they were before this event; an update that stands still beats a vehicle that
                 # never updates again.
                 _LOG.exception("update: %s", type(item).__name__)
             self._tell()
 
-    def _take(self, item: Desired | Hello | SlotHealth | Switched | _ForSlot) -> None:
+    def _take(self, item: Desired | Hello | SlotHealth | Switched | ShadowSums | _ForSlot | _ForShadow) -> None:
         if isinstance(item, Desired):
             self._take_desired(item)
         elif isinstance(item, Hello):
@@ -179,10 +204,15 @@ class UpdateService:
                 if slot in self._states:
                     self._running[slot] = running
                     self._step(slot, ev.DriveStarted(running.ref, self._store.slot(slot)))
+            self._begin(self._shadows.drive_started())
         elif isinstance(item, SlotHealth):
             self._step(item.slot, ev.Health(item))
         elif isinstance(item, Switched):
             self._take_switched(item)
+        elif isinstance(item, ShadowSums):
+            self._begin(self._shadows.said(item))
+        elif isinstance(item, _ForShadow):
+            self._begin(self._shadows.answer(item.slot, item.event))
         else:
             self._step(item.slot, item.event)
 
@@ -197,12 +227,17 @@ class UpdateService:
             self._store.accept_desired(desired.version)
         except RetryLaterError as error:
             _LOG.error("desired %d is followed, though it cannot be remembered: %s", desired.version, error)
+        self._begin(self._shadows.want(desired))
         group = group_of(desired, self._states)
         for slot, ref in desired.slots.items():
             if slot not in self._states:
                 _LOG.warning("desired %d names slot '%s', which this vehicle does not have", desired.version, slot)
                 continue
             self._step(slot, ev.Desired(ref, desired.policy, desired.version, group if slot in group else ()))
+
+    def _begin(self, jobs: Iterable[ShadowJob]) -> None:
+        for job in jobs:
+            self._jobs.put(job)
 
     def _take_switched(self, switched: Switched) -> None:
         if switched.ok and switched.slot in self._states:
@@ -239,7 +274,7 @@ class UpdateService:
                     pending.extend(self._write(action))
 
     def _facts(self) -> Facts:
-        return replace(self._surroundings(), shadows=self._shadow_reports)
+        return replace(self._surroundings(), shadows=self._shadows.seen())
 
     def _perform(self, slot: str, action: ev.SlotAction) -> None:
         """Do what is short; hand what is long to the worker."""
@@ -288,6 +323,13 @@ class UpdateService:
             job = self._jobs.get()
             if job is None:
                 self._collect_garbage()
+                continue
+            if isinstance(job, DirectorCheck):
+                job.run()
+                continue
+            if isinstance(job, ShadowJob):
+                event = self._shadows.perform(job, lambda: self._stopping.is_set() or not self._jobs.empty())
+                self._inputs.put(_ForShadow(job.slot, event))
                 continue
             slot, action = job
             if not self._is_given_up(slot, action.attempt):
@@ -348,6 +390,7 @@ class UpdateService:
         """Runs in the worker, so nothing is being installed meanwhile."""
         states = list(self._states.values())
         wanted = [state.target for state in states if state.target is not None and state.phase not in ENDED]
+        wanted += self._shadows.wanted()
         try:
             self._delivery.discard(wanted)
             self._store.collect_garbage(wanted)
@@ -387,7 +430,14 @@ class UpdateService:
             blocks_done=state.blocks_done,
             blocks_total=state.blocks_total,
             waits_for=state.waits_for,
+            shadow=self._shadows.report(slot),
         )
+
+
+def _taken(state: SlotUpdate) -> tuple[ReleaseRef, ...]:
+    """What the slot runs or is about to run: no candidate for its shadow."""
+    about = None if state.phase in ENDED else state.target
+    return tuple(ref for ref in (state.confirmed, state.running, about) if ref is not None)
 
 
 class _Progress:

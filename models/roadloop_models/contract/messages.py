@@ -179,6 +179,8 @@ class Reported(Message, frozen=True, kw_only=True):
     spool_samples: Count = 0
     director_version: Count = 0
     """The newest assignment (version of the director's targets) that the vehicle has verified."""
+    director_error: ErrorInfo | None = None
+    """Why the last question to the director had no good answer."""
 
 
 class FetchRequest(Message, frozen=True, kw_only=True):
