@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roadloop_agent.ipc import Hello, RunningSlot, SlotHealth, Switched
+from roadloop_agent.ipc import Hello, RunningSlot, ShadowWish, SlotHealth, Switched
 from roadloop_agent.update.selftest import Check, SelfTest
 from roadloop_agent.update.service import SlotSpec, UpdateService
+from roadloop_agent.update.shadows import ShadowFile, Shadows
 from roadloop_agent.update.store import open_version
 from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, ReportedSlot, UpdateState
 from roadloop_models.errors import BundleError
@@ -37,17 +38,30 @@ class Rig:
     history: list[ReportedSlot] = field(default_factory=list)
     report_hook: Callable[[ReportedSlot], None] = lambda slot: None
     switch_hook: Callable[[ReleaseRef], None] = lambda ref: None
+    wishes: list[ShadowWish] = field(default_factory=list)
+    """What drive was asked to run in the shadow."""
 
     def __post_init__(self) -> None:
         vehicle = self.vehicle
+        slots = {SLOT: SlotSpec(TASK, "onnx", "int8")}
         self.service = UpdateService(
-            slots={SLOT: SlotSpec(TASK, "onnx", "int8")},
+            slots=slots,
             store=vehicle.store,
             delivery=vehicle.delivery,
             fetcher=vehicle.fetcher,
             selftest=self.selftest,
             report=self._report,
             switch=self._switch,
+            shadows=Shadows(
+                slots=slots,
+                file=ShadowFile(vehicle.directory / "state" / "shadows.json"),
+                store=vehicle.store,
+                delivery=vehicle.delivery,
+                selftest=self.selftest,
+                ask=self._ask,
+                mono=time.monotonic,
+                random=lambda: 0.0,
+            ),
             mono=time.monotonic,
             random=lambda: 0.0,
             tick_s=0.02,
@@ -97,6 +111,9 @@ class Rig:
             self.running = ref
         self.service.on_switched(Switched(boot=1, slot=slot, ref=ref, ok=ok, runtime="onnx", precision="int8"))
         self._say_health()
+
+    def _ask(self, wish: ShadowWish) -> None:
+        self.wishes.append(wish)
 
     def _say_health(self) -> None:
         assert self.running is not None

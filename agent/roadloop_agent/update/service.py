@@ -69,7 +69,7 @@ class _ForShadow:
 _Input: TypeAlias = Desired | Hello | SlotHealth | Switched | ShadowSums | _ForSlot | _ForShadow | None
 _LongAction: TypeAlias = ev.Fetch | ev.Test | ev.Install
 _Job: TypeAlias = tuple[str, _LongAction] | ShadowJob | DirectorCheck | None
-"""What one slot's machine, or its shadow's, waits for, or a question whether there is news; None: there may be garbage."""
+"""What a slot's machine or its shadow waits for, or a question whether there is news; None: there may be garbage."""
 
 
 class UpdateService:
