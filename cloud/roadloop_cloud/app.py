@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.workspace import Workspace
 from roadloop_models.bundle import Bundle
-from roadloop_models.errors import RoadloopError
+from roadloop_models.errors import ConfigError, RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.datasets.service import Datasets
@@ -189,7 +189,10 @@ class Application:
             release = self.releases.incumbent(task)
             return InitialRelease(release_ref(release), self.releases.bundle(release))
 
-        return Vehicles(self.database, self.authority, initial_release, self._trust_files, self.workspace.config.broker)
+        config = self.workspace.config
+        return Vehicles(
+            self.database, self.authority, initial_release, self._trust_files, config.broker, config.files_url
+        )
 
     def _trust_files(self, tasks: Iterable[str]) -> Mapping[str, bytes]:
         return {**self.repository.trust_files(tasks), **self.directors.trust_files()}
@@ -251,6 +254,26 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
         app.database.close()
 
 
+def run_files(app: Application, _number: int, stop: Event) -> None:
+    """The file server: the same files as the fleet process, over HTTPS."""
+    from roadloop_cloud.broker import FILES_PROCESS
+    from roadloop_cloud.fleet.director_files import DirectorFiles
+    from roadloop_cloud.fleet.file_server import FileServer
+    from roadloop_cloud.fleet.files import RepositoryFiles
+    from roadloop_cloud.fleet.service import pace_of
+
+    workspace, config = app.workspace, app.workspace.config
+    if config.files.port is None:
+        raise ConfigError(f"{workspace.root}/roadloop.toml: files.port: needed to serve files")
+    files = DirectorFiles(app.directors, RepositoryFiles(workspace.repository))
+    server = FileServer(files, pace_of(app.database, config.fetch.bytes_per_s))
+    host = config.files.bind or config.broker.bind or config.broker.host
+    try:
+        server.run(host, config.files.port, workspace.identity(FILES_PROCESS), app.authority.revocations_path, stop)
+    finally:
+        app.database.close()
+
+
 def run_jobs(app: Application, _number: int, stop: Event) -> None:
     """The jobs process: what is long has a thread of its own, so that telemetry is moved meanwhile."""
     from roadloop_cloud.jobs import work
@@ -274,6 +297,7 @@ STOP_S = 8.0
 PROCESSES: dict[str, Callable[[Application, int, Event], None]] = {
     "ingest": run_ingest,
     "fleet": run_fleet,
+    "files": run_files,
     "jobs": run_jobs,
 }
 """Name of a process -> what it runs until it is told to stop; the number counts processes of the same name from 1."""

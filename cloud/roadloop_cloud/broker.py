@@ -20,6 +20,7 @@ CLOUD_PREFIX = "cloud-"
 """Names of cloud processes begin with it, and no vehicle's does."""
 
 FLEET_PROCESS = "cloud-fleet"
+FILES_PROCESS = "cloud-files"
 _INGEST_READS = (channels.TELEMETRY, channels.LOST, channels.BLOB)
 _INGEST_WRITES = (channels.CURSOR,)
 _FLEET_READS = (channels.STATUS, channels.REPORTED, channels.FETCH, channels.REPLY)

@@ -51,6 +51,15 @@ class FetchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] = 4 * 1024 * 1024
 
 
+class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTPS server of files, at the broker's names and under the same certificates."""
+
+    port: Port | None = None
+    """Without it there is none, and vehicles get everything over MQTT."""
+    bind: str | None = None
+    """The address that it listens on, where that is not the broker's."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of roadloop.toml."""
 
@@ -59,3 +68,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     telemetry: TelemetryConfig = TelemetryConfig()
     rollout: RolloutConfig = RolloutConfig()
     fetch: FetchConfig = FetchConfig()
+    files: FilesConfig = FilesConfig()
+
+    @property
+    def files_url(self) -> str | None:
+        """Where vehicles find the server of files; None where there is none."""
+        if self.files.port is None:
+            return None
+        host = f"[{self.broker.host}]" if ":" in self.broker.host else self.broker.host
+        return f"https://{host}:{self.files.port}"

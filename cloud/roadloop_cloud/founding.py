@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.broker import FLEET_PROCESS, ingest_name, write_broker_files
+from roadloop_cloud.broker import FILES_PROCESS, FLEET_PROCESS, ingest_name, write_broker_files
 from roadloop_cloud.config import CONFIG_NAME, Config
 from roadloop_cloud.files import write_atomic
 from roadloop_cloud.registry.releases import release_ref
@@ -67,12 +67,19 @@ def ensure_identities(app: Application, ingest: int) -> None:
     for name in [FLEET_PROCESS, *(ingest_name(number) for number in range(1, ingest + 1))]:
         files = app.workspace.identity(name)
         app.authority.ensure_client(name, files.certificate, files.key)
+    if app.workspace.config.files.port is not None:
+        server = app.workspace.identity(FILES_PROCESS)
+        names = app.workspace.config.broker.names
+        app.authority.ensure_server(FILES_PROCESS, names, server.certificate, server.key)
 
 
 def config_text(config: Config) -> str:
     """roadloop.toml for a new workspace: what was chosen, the rest as comments."""
     broker = config.broker
     bind = "" if broker.bind is None else f"\nbind = {json.dumps(broker.bind)}"
+    files = "# port = 8884" if config.files.port is None else f"port = {config.files.port}"
+    if config.files.bind is not None:
+        files += f"\nbind = {json.dumps(config.files.bind)}"
     return f"""\
 # A Roadloop workspace. Relative paths are below this folder; unknown keys are refused.
 
@@ -100,4 +107,8 @@ health_window_s = {config.rollout.health_window_s}
 
 [fetch]
 bytes_per_s = {config.fetch.bytes_per_s}
+
+[files]
+# Files by HTTPS as well, at this port under the broker's names; vehicles that are added from then on know of it.
+{files}
 """

@@ -35,14 +35,16 @@ class Vehicles:
         initial_release: Callable[[str], InitialRelease],
         trust_files: Callable[[Iterable[str]], Mapping[str, bytes]],
         broker: BrokerConfig,
+        files_url: str | None = None,
     ) -> None:
         """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what a
-        vehicle with these tasks trusts (relative path below trust/ -> content)."""
+        vehicle with these tasks trusts (relative path below trust/ -> content), `files_url` where it may fetch files by HTTPS."""
         self._database = database
         self._authority = authority
         self._initial_release = initial_release
         self._trust_files = trust_files
         self._broker = broker
+        self._files_url = files_url
 
     def add(self, vehicle_id: str, profile: Profile, output: Path, tags: Iterable[str] = ()) -> Vehicle:
         """Add a vehicle and write the folder that provisions it.
@@ -101,6 +103,7 @@ class Vehicles:
             vehicle=vehicle_id,
             broker_host=self._broker.host,
             broker_port=self._broker.port,
+            files_url=self._files_url,
             profile=profile,
             identity=self._authority.issue_client(vehicle_id),
             authority=self._authority.certificate_path.read_bytes(),

@@ -24,6 +24,11 @@ from roadloop_cloud.cli.output import Output, table
 @click.option("--port", type=click.IntRange(1, 65535), default=8883, show_default=True, help="The broker's port.")
 @click.option("--bind", help="Address that the broker listens on, where it is not --host.")
 @click.option(
+    "--files-port",
+    type=click.IntRange(1, 65535),
+    help="Serve files by HTTPS too, at this port; without it vehicles get everything over MQTT.",
+)
+@click.option(
     "--database",
     "database_url",
     default="sqlite:///state.sqlite",
@@ -38,7 +43,7 @@ def command(directory: Path, output: Output, **options: Any) -> None:
     Example:
       roadloop init ./fleet --host fleet.example.com
     """
-    from roadloop_cloud.config import BrokerConfig, Config, DatabaseConfig
+    from roadloop_cloud.config import BrokerConfig, Config, DatabaseConfig, FilesConfig
     from roadloop_cloud.founding import found_workspace
     from roadloop_models.packaged import packaged_bundles
 
@@ -47,6 +52,7 @@ def command(directory: Path, output: Output, **options: Any) -> None:
     config = Config(
         broker=BrokerConfig(host=host, port=options["port"], bind=options["bind"], names=names),
         database=DatabaseConfig(url=options["database_url"]),
+        files=FilesConfig(port=options["files_port"]),
     )
     with output.steps("Making a workspace") as step:
         releases = found_workspace(directory, config, packaged_bundles(options["releases"]), step)

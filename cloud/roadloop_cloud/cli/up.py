@@ -24,7 +24,7 @@ STATUS_S = 1.0
 @click.option("--broker", "with_broker", is_flag=True, help="Run the broker too.")
 @with_application
 def command(app: Application, output: Output, ingest: int, with_broker: bool) -> None:
-    """Run the service: ingest, fleet and jobs. What ends is started again; Ctrl-C or SIGTERM stops all.
+    """Run the service: ingest, fleet, files and jobs. What ends is started again; Ctrl-C or SIGTERM stops all.
 
     \b
     Example:
@@ -37,6 +37,8 @@ def command(app: Application, output: Output, ingest: int, with_broker: bool) ->
     from roadloop_cloud.supervise import Supervisor
 
     counts = {name: ingest if name == "ingest" else 1 for name in PROCESSES}
+    if app.workspace.config.files.port is None:
+        del counts["files"]
     with only_one(app.workspace):
         database = app.database
         write_broker_files(app.workspace, app.authority)

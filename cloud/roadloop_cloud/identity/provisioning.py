@@ -50,6 +50,8 @@ class Provisioning:
     vehicle: str
     broker_host: str
     broker_port: int
+    files_url: str | None
+    """Where files are had by HTTPS."""
     profile: Profile
     identity: Identity
     authority: bytes
@@ -142,6 +144,7 @@ def _copy_bundle(release: InitialRelease, target: Path) -> None:
 
 def _vehicle_toml(provisioning: Provisioning) -> str:
     # A JSON string of printable text is a TOML string too.
+    files = "" if provisioning.files_url is None else f"\n[files]\nurl = {json.dumps(provisioning.files_url)}\n"
     return f"""\
 # Written by 'roadloop vehicles add'. Paths are relative to this file.
 
@@ -159,7 +162,7 @@ key = "identity/vehicle.key"
 keepalive_s = 30
 reconnect_min_s = 0.5
 reconnect_max_s = 60
-
+{files}
 [spool]
 max_bytes = {256 * 1024 * 1024}
 retain_committed_s = 86400
