@@ -109,8 +109,7 @@ def _detector(data: Path, file: str, outbox: Outbox) -> tuple[float, float]:
     def handle(model: Model, inputs: tuple[FloatArray, ...], outbox: Outbox) -> None:
         found = detect(model, inputs, *image.shape[:2])
         row = detection_row(
-            found.scores.tolist(),
-            found.classes.tolist(),
+            found,
             counted,
             item=1,
             latency_us=1.0,

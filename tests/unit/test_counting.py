@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_models.counting.counter import Counter, Crossing, of_classes
+from roadloop_models.counting.counter import Counter, Crossing
 from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.counting.tracker import CONFIRM_FRAMES, MAX_MISSED, Tracker, likeness
 from roadloop_models.detect import NOTHING, Detections
@@ -19,8 +19,8 @@ UPRIGHT = Line("upright", (0.5, 0.0), (0.5, 1.0))
 def boxes(*centres: tuple[float, float], size: float = 20.0, score: float = 0.9, class_id: int = 0) -> Detections:
     """One square box around each centre."""
     half = size / 2
-    corners = np.array([(x - half, y - half, x + half, y + half) for x, y in centres], np.float32).reshape(-1, 4)
-    return Detections(corners, np.full(len(centres), score, np.float32), np.full(len(centres), class_id, np.int64))
+    corners = [(x - half, y - half, x + half, y + half) for x, y in centres]
+    return Detections(corners, [score] * len(centres), [class_id] * len(centres))
 
 
 def count(counter: Counter, frames: list[Detections], first: int = 0) -> list[Crossing]:
@@ -128,9 +128,8 @@ def test_a_frame_of_another_size_or_an_earlier_one_begins_anew() -> None:
 
 def test_only_wanted_classes_are_counted_and_the_vote_names_the_class() -> None:
     found = boxes((10, 10), (50, 50))
-    mixed = Detections(found.boxes, found.scores, np.array([2, 7]))
-    assert of_classes(mixed, frozenset({7})).classes.tolist() == [7]
-    assert of_classes(mixed, None) is mixed
+    mixed = Detections(found.boxes, found.scores, [2, 7]).of_classes({7})
+    assert list(mixed.classes) == [7] and list(mixed.boxes) == [found.boxes[1]]
     path = walk((200, 20), (0, 6), 30)
     (crossing,) = count(Counter(), [boxes(c, class_id=5 if n % 4 else 3) for n, c in enumerate(path)])
     assert crossing.class_id == 5
@@ -144,7 +143,7 @@ def test_a_line_without_length_or_outside_the_picture_is_refused() -> None:
 
 
 def test_likeness_is_overlap_less_distance() -> None:
-    here, near, far = boxes((50, 50)).boxes, boxes((60, 50)).boxes, boxes((300, 50)).boxes
+    here, near, far = (boxes((x, 50)).corners for x in (50, 60, 300))
     assert likeness(here, here)[0, 0] == pytest.approx(1.0)
     assert likeness(here, near)[0, 0] == pytest.approx(1 / 3 - 100 / (30**2 + 20**2))
     assert -1.0 < likeness(here, far)[0, 0] < likeness(here, near)[0, 0]

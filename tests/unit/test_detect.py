@@ -1,6 +1,7 @@
 """Detection: bringing images in, decoding what comes out, suppressing doubles, boxes back in pixels of the image."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,13 @@ from roadloop_models.bundle import Bundle, Postprocess
 from roadloop_models.detect import NOTHING, Detections, ImageLetterbox, build_detector, open_detector
 from roadloop_models.detect.average_precision import average_precision, matches
 from roadloop_models.detect.decode import DECODERS, Decoder, Params, build_decoder, yolo_cells
-from roadloop_models.detect.nms import MAX_CANDIDATES, iou, suppress
+from roadloop_models.detect.nms import FEW, MAX_CANDIDATES, iou, suppress
 from roadloop_models.errors import BundleError, FailedError, ModelInputError
 from roadloop_models.preprocess import FloatArray, build_preprocess
 from tests.fakes.detector_files import fastestdet_file
 from tests.fakes.imports import imported_detector
 
 LABELS = ("car", "person", "dog")
-
-
-def made(boxes: Sequence[tuple[float, ...]], scores: list[float], classes: list[int]) -> Detections:
-    return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(classes, np.int64)
-    )
 
 
 # Images in, boxes back
@@ -75,10 +70,10 @@ def test_boxes_come_back_to_where_they_were(fit: str, size: tuple[int, int], sha
     placed = ImageLetterbox(64, 96, fit=fit).placement(height, width)
     scale = np.array([placed.width / width, placed.height / height] * 2, np.float32)
     shift = np.array([placed.left, placed.top] * 2, np.float32)
-    there = Detections((box * scale + shift)[np.newaxis], np.ones(1, np.float32), np.zeros(1, np.int64))
+    there = Detections([(box * scale + shift).tolist()], [1.0], [0])
     np.testing.assert_allclose(placed.to_image(there).boxes[0], box, atol=0.01 * max(size))
-    beyond = Detections(np.array([[-900, -900, 900, 900]], np.float32), there.scores, there.classes)
-    np.testing.assert_array_equal(placed.to_image(beyond).boxes[0], [0, 0, width, height])
+    beyond = Detections([(-900, -900, 900, 900)], [1.0], [0])
+    assert list(placed.to_image(beyond).boxes[0]) == [0, 0, width, height]
 
 
 @pytest.mark.parametrize(
@@ -120,16 +115,17 @@ def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
 def greedy(found: Detections, max_iou: float) -> Detections:
     """The textbook's loop."""
     kept: list[int] = []
-    for index in np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES].tolist():
+    corners = found.corners
+    for index in sorted(range(len(found)), key=lambda place: -found.scores[place])[:MAX_CANDIDATES]:
         if found.scores[index] < 0.4:
             continue
-        mine = found.boxes[index : index + 1]
+        mine = corners[index : index + 1]
         if all(
-            found.classes[other] != found.classes[index] or iou(mine, found.boxes[other : other + 1])[0, 0] <= max_iou
+            found.classes[other] != found.classes[index] or iou(mine, corners[other : other + 1])[0, 0] <= max_iou
             for other in kept
         ):
             kept.append(index)
-    return Detections(found.boxes[kept], found.scores[kept], found.classes[kept])
+    return found.take(kept)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from([0.2, 0.45, 0.7]))
@@ -138,17 +134,15 @@ def test_suppression_is_greedy_suppression(seed: int, count: int, max_iou: float
     corners = random.uniform(0, 60, (count, 2))
     boxes = np.concatenate((corners, corners + random.uniform(5, 40, (count, 2))), axis=1).astype(np.float32)
     scores = random.choice([0.3, 0.5, 0.7, 0.9], count).astype(np.float32)
-    found = Detections(boxes, scores, random.integers(0, 2, count))
+    found = Detections.of_arrays(boxes, scores, random.integers(0, 2, count))
     ours, textbook = suppress(found, max_iou, 0.4), greedy(found, max_iou)
-    np.testing.assert_array_equal(ours.boxes, textbook.boxes)
-    np.testing.assert_array_equal(ours.scores, textbook.scores)
-    np.testing.assert_array_equal(ours.classes, textbook.classes)
+    assert (ours.boxes, ours.scores, ours.classes) == (textbook.boxes, textbook.scores, textbook.classes)
 
 
 def test_a_chain_of_overlaps_keeps_every_other_box() -> None:
     boxes = [(10.0 * step, 0, 10.0 * step + 20, 10) for step in range(9)]  # each overlaps the next by a third
-    found = made(boxes, [0.9 - 0.01 * step for step in range(9)], [0] * 9)
-    np.testing.assert_array_equal(suppress(found, 0.3).boxes[:, 0], [0, 20, 40, 60, 80])
+    found = Detections(boxes, [0.9 - 0.01 * step for step in range(9)], [0] * 9)
+    assert [box[0] for box in suppress(found, 0.3).boxes] == [0, 20, 40, 60, 80]
 
 
 def test_overlap_is_intersection_over_union() -> None:
@@ -228,10 +222,9 @@ def test_known_boxes_come_out_as_they_were_put_in(name: str) -> None:
     assert decoder.misfit([array.shape for array in written], len(LABELS)) is None
     found = decoder(written)
     order = np.argsort(found.classes)
-    np.testing.assert_allclose(found.boxes[order], BOXES, atol=1e-3)
+    np.testing.assert_allclose(found.corners[order], BOXES, atol=1e-3)
     np.testing.assert_allclose(found.scores, 0.8, rtol=1e-5)
-    assert sorted(found.classes.tolist()) == [0, 1, 2] and found.classes.dtype == np.int64
-    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert sorted(found.classes) == [0, 1, 2]
     detector = build_detector(Postprocess(name, {**params, "min_score": 0.5}), ImageLetterbox(64, 64), LABELS)
     assert len(detector(written, 64, 64)) == 3
     assert len(detector(outputs(BOXES, 0.4), 64, 64)) == len(detector(outputs([], 0.9), 64, 64)) == 0
@@ -240,12 +233,21 @@ def test_known_boxes_come_out_as_they_were_put_in(name: str) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: str) -> None:
     params, outputs = LAYOUTS[name]
-    decoder = build_decoder(Postprocess(name, {**params, "min_score": 0.5}), 64, 64)
+    detector = build_detector(Postprocess(name, {**params, "min_score": 0.5}), ImageLetterbox(64, 64), LABELS)
     written = outputs(BOXES, 0.8)
     for array in written[:3]:
         array[:] = np.nan
     with pytest.raises(FailedError, match="not finite"):
-        decoder(written)
+        detector(written, 64, 64)
+
+
+@pytest.mark.parametrize("count", [1, FEW + 1])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_one_score_that_is_no_number_is_a_failure(wrong: float, count: int) -> None:
+    scores = [0.9] * count
+    scores[count // 2] = wrong
+    with pytest.raises(FailedError, match="scores that are not finite"):
+        suppress(Detections([(0, 0, 5, 5)] * count, scores, [0] * count), 0.5, 0.4)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -283,8 +285,8 @@ def test_a_detector_answers_in_pixels_of_the_image_best_first() -> None:
     rows = boxes_outputs([(0, 0, 16, 16), (1, 1, 17, 17), (0, 0, 32, 32)], 0.6)[0]
     rows[1, 4:] = 0.9, 0  # the same object twice, the second time surer
     found = detector((rows,), 128, 64)  # half the size in both directions
-    assert found.scores.tolist() == pytest.approx([0.9, 0.6]) and found.classes.tolist() == [0, 2]
-    np.testing.assert_allclose(found.boxes, [(2, 2, 34, 34), (0, 0, 64, 64)])
+    assert found.scores == pytest.approx([0.9, 0.6]) and list(found.classes) == [0, 2]
+    np.testing.assert_allclose(found.corners, [(2, 2, 34, 34), (0, 0, 64, 64)])
     assert detector(boxes_outputs([], 0.9), 128, 64) is NOTHING or len(detector(boxes_outputs([], 0.9), 128, 64)) == 0
 
 
@@ -315,10 +317,12 @@ def test_a_bundle_whose_outputs_do_not_fit_is_refused_when_it_is_opened(tmp_path
 
 
 def test_average_precision_of_a_hand_computed_example() -> None:
-    truth = [made([(0, 0, 10, 10), (20, 20, 30, 30)], [1, 1], [0, 0]), made([(0, 0, 10, 10)], [1], [0])]
+    truth = [Detections([(0, 0, 10, 10), (20, 20, 30, 30)], [1, 1], [0, 0]), Detections([(0, 0, 10, 10)], [1], [0])]
     found = [
-        made([(0, 0, 10, 10), (0, 1, 10, 11), (50, 50, 60, 60)], [0.9, 0.8, 0.6], [0, 0, 0]),  # right, double, wrong
-        made([(0, 0, 10, 10)], [0.7], [0]),
+        Detections(
+            [(0, 0, 10, 10), (0, 1, 10, 11), (50, 50, 60, 60)], [0.9, 0.8, 0.6], [0, 0, 0]
+        ),  # right, double, wrong
+        Detections([(0, 0, 10, 10)], [0.7], [0]),
     ]
     # In the order of scores: right (1/1), wrong, right (2/3), wrong; one of three objects is never found.
     assert average_precision(found, truth, 0, 0.5) == pytest.approx((1 + 2 / 3) / 3)
@@ -327,8 +331,8 @@ def test_average_precision_of_a_hand_computed_example() -> None:
 
 
 def test_a_box_is_taken_once_and_only_by_its_class() -> None:
-    truth = made([(0, 0, 10, 10)], [1], [0])
-    twice = made([(0, 0, 10, 10), (0, 0, 10, 10)], [0.5, 0.9], [0, 0])
+    truth = Detections([(0, 0, 10, 10)], [1], [0])
+    twice = Detections([(0, 0, 10, 10), (0, 0, 10, 10)], [0.5, 0.9], [0, 0])
     assert matches(twice, truth, 0.5).tolist() == [False, True]
-    assert matches(made([(0, 0, 10, 10)], [0.9], [1]), truth, 0.5).tolist() == [False]
+    assert matches(Detections([(0, 0, 10, 10)], [0.9], [1]), truth, 0.5).tolist() == [False]
     assert matches(NOTHING, truth, 0.5).tolist() == []

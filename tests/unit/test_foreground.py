@@ -159,10 +159,11 @@ def test_boxes_go_through_heat_and_back(shares: np.ndarray) -> None:
     outputs = np.concatenate([heat[:, :, None], edges], axis=2)[None]
     found = HeatBoxes(pair)((outputs,), height, width)
     assert len(found) == 3
-    order = np.argsort(found.boxes[:, 0])
-    np.testing.assert_allclose(found.boxes[order], wanted, atol=0.1)
+    corners = found.corners
+    order = np.argsort(corners[:, 0])
+    np.testing.assert_allclose(corners[order], wanted, atol=0.1)
     in_frame = HeatBoxes(pair)((outputs,), height * 4, width * 4)
-    np.testing.assert_allclose(in_frame.boxes, found.boxes * 4, atol=0.1)
+    np.testing.assert_allclose(in_frame.corners, corners * 4, atol=0.1)
 
 
 def test_answers_that_are_not_finite_are_an_error() -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from roadloop_models.detect import Detections
 from roadloop_models.errors import DataError
@@ -70,8 +69,8 @@ def open_clip(path: Path, source: Path) -> Iterator[Clip]:
 def draw(image: ImageArray, found: Detections, labels: tuple[str, ...]) -> ImageArray:
     """A copy of the image with boxes, labels and scores."""
     drawn = image.copy()
-    for box, score, index in zip(found.boxes, found.scores.tolist(), found.classes.tolist(), strict=True):
-        left, top, right, bottom = np.rint(box).astype(int).tolist()
+    for box, score, index in zip(found.boxes, found.scores, found.classes, strict=True):
+        left, top, right, bottom = map(round, box)
         colour = _COLOURS[index % len(_COLOURS)]
         cv2.rectangle(drawn, (left, top), (right, bottom), colour, 2)
         text = f"{labels[index]} {score:.2f}"

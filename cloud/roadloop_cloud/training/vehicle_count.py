@@ -245,7 +245,8 @@ def _matches(answer: Detections, boxes: FloatArray, ignored: FloatArray) -> tupl
     """(vehicles found, other answers that are not about ignored ones, summed overlap of what was found)."""
     taken: set[int] = set()
     extra, shared = 0, 0.0
-    overlaps, beside = iou(answer.boxes, boxes), iou(answer.boxes, ignored)
+    corners = answer.corners
+    overlaps, beside = iou(corners, boxes), iou(corners, ignored)
     for index in range(len(answer)):
         free = [other for other in range(len(boxes)) if other not in taken]
         best = max(free, key=lambda other: overlaps[index, other], default=None)

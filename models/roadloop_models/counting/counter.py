@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from roadloop_models.counting.lines import MIDDLE, Direction, Line, PlacedLine, Point
 from roadloop_models.counting.tracker import Track, Tracker
 from roadloop_models.detect.detections import Detections
@@ -74,14 +72,6 @@ class Counter:
         looks = (_look(track, self._sides[track], line) for track in seen for line in self._placed)
         crossings = [crossing for crossing in looks if crossing is not None]
         return sorted(crossings, key=lambda crossing: (crossing.frame, crossing.track))
-
-
-def of_classes(found: Detections, wanted: frozenset[int] | None) -> Detections:
-    """Only the detections of the wanted classes; None: all."""
-    if wanted is None or not len(found):
-        return found
-    kept = np.isin(found.classes, list(wanted))
-    return Detections(found.boxes[kept], found.scores[kept], found.classes[kept])
 
 
 def _look(track: Track, sides: dict[str, _Side], line: PlacedLine) -> Crossing | None:

@@ -53,7 +53,7 @@ class HeatBoxes:
         middles = (np.stack([columns, rows], axis=1) + 0.5) * STRIDE
         boxes = np.concatenate([middles - reach[:, :2], middles + reach[:, 2:]], axis=1).astype(np.float32)
         peaks = np.nonzero(heats >= _neighbours(heat)[rows, columns])[0]
-        found = Detections(_agreed(boxes, heats, peaks), heats[peaks], np.zeros(len(peaks), np.int64))
+        found = Detections.of_arrays(_agreed(boxes, heats, peaks), heats[peaks], np.zeros(len(peaks), np.int64))
         return self._pair.placement(height, width).to_image(suppress(found, self._max_iou))
 
 

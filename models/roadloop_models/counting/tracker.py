@@ -74,15 +74,16 @@ class Tracker:
 
     def update(self, frame: int, found: Detections) -> list[Track]:
         """Take the detections of a frame (numbers must increase); returns the tracks that were found in it."""
-        pairs = self._pairs(frame, found)
+        boxes, scores, classes = found.corners, found.scores, found.classes
+        pairs = self._pairs(frame, boxes)
         for place, index in pairs.items():
-            self.tracks[place].follow(frame, found.boxes[index], float(found.scores[index]), int(found.classes[index]))
+            self.tracks[place].follow(frame, boxes[index], scores[index], classes[index])
         known = [track for place, track in enumerate(self.tracks) if place in pairs or self._stays(track)]
         explained = set(pairs.values())
         begun = [
-            Track(found.boxes[index], float(found.scores[index]), {int(found.classes[index]): 1.0}, frame)
+            Track(boxes[index], scores[index], {classes[index]: 1.0}, frame)
             for index in range(len(found))
-            if index not in explained and found.scores[index] >= self._min_score
+            if index not in explained and scores[index] >= self._min_score
         ]
         self.tracks = known + begun
         seen = [track for track in self.tracks if track.seen == frame]
@@ -100,16 +101,16 @@ class Tracker:
         track.missed += 1
         return track.number > 0 and track.missed <= self._max_missed
 
-    def _pairs(self, frame: int, found: Detections) -> dict[int, int]:
+    def _pairs(self, frame: int, boxes: FloatArray) -> dict[int, int]:
         """Track -> detection, the most alike first."""
-        if not self.tracks or not len(found):
+        if not self.tracks or not len(boxes):
             return {}
-        alike = likeness(np.stack([track.expected(frame) for track in self.tracks]), found.boxes)
+        alike = likeness(np.stack([track.expected(frame) for track in self.tracks]), boxes)
         least = np.array([_NEAR if track.hits > 1 else _NEAR_NEW for track in self.tracks])
         pairs: dict[int, int] = {}
         taken: set[int] = set()
         for flat in np.argsort(-alike, axis=None, kind="stable").tolist():
-            track, index = divmod(flat, len(found))
+            track, index = divmod(flat, len(boxes))
             if track not in pairs and index not in taken and alike[track, index] > least[track]:
                 pairs[track] = index
                 taken.add(index)

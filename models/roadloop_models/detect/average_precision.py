@@ -19,10 +19,10 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Detections], 
     right: list[bool] = []
     objects = 0
     for one, drawn in zip(found, truth, strict=True):
-        mine, theirs = one.classes == class_id, drawn.classes == class_id
-        objects += int(theirs.sum())
-        scores += one.scores[mine].tolist()
-        right += matches(_only(one, mine), _only(drawn, theirs), min_iou).tolist()
+        mine, theirs = one.of_classes({class_id}), drawn.of_classes({class_id})
+        objects += len(theirs)
+        scores += mine.scores
+        right += matches(mine, theirs, min_iou).tolist()
     if objects == 0:
         return float("nan")
     order = np.argsort(-np.array(scores), kind="stable")
@@ -39,14 +39,10 @@ def matches(found: Detections, truth: Detections, min_iou: float) -> npt.NDArray
     right = np.zeros(len(found), dtype=np.bool_)
     if not len(found) or not len(truth):
         return right
-    shared = np.where(found.classes[:, np.newaxis] == truth.classes, iou(found.boxes, truth.boxes), 0.0)
-    for index in np.argsort(-found.scores, kind="stable").tolist():
+    shared = np.where(np.equal.outer(found.classes, truth.classes), iou(found.corners, truth.corners), 0.0)
+    for index in sorted(range(len(found)), key=found.scores.__getitem__, reverse=True):
         free = np.where(taken, 0.0, shared[index])
         nearest = int(free.argmax())
         if free[nearest] >= min_iou:
             taken[nearest] = right[index] = True
     return right
-
-
-def _only(found: Detections, chosen: npt.NDArray[np.bool_]) -> Detections:
-    return Detections(found.boxes[chosen], found.scores[chosen], found.classes[chosen])

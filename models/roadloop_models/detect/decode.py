@@ -4,20 +4,19 @@ Only cells whose best possible score reaches the threshold are looked at any fur
 microseconds beside a network of milliseconds. Each class is one layout; a manifest names it and gives its parameters.
 """
 
-import math
 from collections.abc import Sequence
+from math import tanh
 from typing import Protocol
 
 import numpy as np
 
 from roadloop_models.bundle.manifest import Postprocess
 from roadloop_models.detect.detections import NOTHING, ClassArray, Detections, FloatArray
-from roadloop_models.errors import BundleError, FailedError
+from roadloop_models.errors import BundleError
 
 Shapes = Sequence[tuple[int, ...]]
 Params = dict[str, float | int | str | list[float]]
 UNITS = ("pixels", "normalized")
-_OBJECTNESS_POWER, _CLASS_POWER = np.float32(0.6), np.float32(0.4)
 
 
 class Decoder(Protocol):
@@ -29,7 +28,7 @@ class Decoder(Protocol):
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
         """Candidates in pixels of the model's input: all that reach `min_score`, and some that do not.
 
-        Raises FailedError where scores are not finite.
+        A score that is not a number comes along: suppression refuses it.
         """
 
 
@@ -41,12 +40,8 @@ class FastestDet:
     """
 
     def __init__(self, height: int, width: int, *, min_score: float) -> None:
-        self._size = width, height
+        self._height, self._width = height, width
         self._min_objectness = np.float32(min_score ** (1 / 0.6))
-        self._halved = np.array([[1.0], [1.0], [0.5], [0.5]], dtype=np.float32)
-        self._grid: tuple[int, int] | None = None
-        self._origins: FloatArray
-        self._scales: FloatArray
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
         if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][:2] == (1, 5 + classes):
@@ -55,28 +50,25 @@ class FastestDet:
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
         _, values, rows, columns = outputs[0].shape
-        if self._grid != (rows, columns):
-            self._lay_grid(rows, columns)
         cells = outputs[0].reshape(values, -1)
         chosen = _above(cells[0], self._min_objectness)
         if not len(chosen):
             return NOTHING
         picked = cells.take(chosen, axis=1)
-        classes, best = _best(picked[5:], 0)
-        scores = picked[0] ** _OBJECTNESS_POWER * best**_CLASS_POWER
-        # sigmoid(x) = (1 + tanh(x / 2)) / 2: so one tanh serves places and sizes, and gives half the size
-        places = np.tanh(picked[1:5] * self._halved)
-        places += self._origins.take(chosen, axis=1)
-        places *= self._scales
-        return Detections(_corners(places), scores, classes)
-
-    def _lay_grid(self, rows: int, columns: int) -> None:
-        across, down = np.meshgrid(np.arange(columns), np.arange(rows))
-        ones = np.ones(rows * columns)
-        self._origins = np.stack((across.ravel(), down.ravel(), ones, ones)).astype(np.float32)
-        width, height = self._size
-        self._scales = np.array([[width / columns], [height / rows], [width / 4], [height / 4]], dtype=np.float32)
-        self._grid = rows, columns
+        classes = picked[5:].argmax(axis=0).tolist()
+        across, down = self._width / columns, self._height / rows
+        quarter_width, quarter_height = self._width / 4, self._height / 4
+        boxes, scores = [], []
+        places = zip(chosen.tolist(), *picked[:5].tolist(), strict=True)
+        for number, (cell, objectness, x, y, w, h) in enumerate(places):
+            middle_x, middle_y = (cell % columns + tanh(x)) * across, (cell // columns + tanh(y)) * down
+            # sigmoid(x) = (1 + tanh(x / 2)) / 2: unlike exp it does not overflow
+            half_width, half_height = (1 + tanh(w / 2)) * quarter_width, (1 + tanh(h / 2)) * quarter_height
+            boxes.append((middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height))
+            best = picked.item(5 + classes[number], number)
+            # objectness^0.6 * class^0.4 with one power
+            scores.append((objectness * objectness * objectness * best * best) ** 0.2)
+        return Detections(boxes, scores, classes)
 
 
 class Yolox:
@@ -100,13 +92,13 @@ class Yolox:
         if not len(chosen):
             return NOTHING
         picked = cells[chosen]
-        classes, best = _best(picked[:, 5:], 1)
+        classes, best = _best(picked[:, 5:])
         places = picked[:, :4].T.copy()
         places[:2] += self._origins.take(chosen, axis=1)
         np.exp(places[2:], out=places[2:])
         places[2:] *= np.float32(0.5)
         places *= self._steps.take(chosen)
-        return Detections(_corners(places), picked[:, 4] * best, classes)
+        return Detections.of_arrays(_corners(places), picked[:, 4] * best, classes)
 
 
 class Yolo:
@@ -145,11 +137,11 @@ class Yolo:
         if not len(chosen):
             return NOTHING
         picked = cells[chosen]
-        classes, best = _best(picked[:, 4 + self._objectness :], 1)
+        classes, best = _best(picked[:, 4 + self._objectness :])
         scores = picked[:, 4] * best if self._objectness else best
         places = picked[:, :4].T.copy()
         places[2:] *= np.float32(0.5)
-        return Detections(_corners(places) * self._unit, scores, classes)
+        return Detections.of_arrays(_corners(places) * self._unit, scores, classes)
 
 
 class Boxes:
@@ -166,7 +158,7 @@ class Boxes:
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
         rows = outputs[0].reshape(-1, 6)
         picked = rows[_above(rows[:, 4], self._min_score)]
-        return Detections(picked[:, :4] * self._unit, picked[:, 4], picked[:, 5].astype(np.int64))
+        return Detections.of_arrays(picked[:, :4] * self._unit, picked[:, 4], _whole(picked[:, 5]))
 
 
 class Ssd:
@@ -205,7 +197,7 @@ class Ssd:
         valid = max(0, min(len(scores), int(count[0])))
         chosen = _above(scores[:valid], self._min_score)
         picked = boxes.reshape(-1, 4)[chosen][:, (1, 0, 3, 2)]
-        return Detections(picked * self._unit, scores[chosen], np.rint(classes[chosen]).astype(np.int64))
+        return Detections.of_arrays(picked * self._unit, scores[chosen], _whole(np.rint(classes[chosen])))
 
 
 DECODERS: dict[str, type[FastestDet] | type[Yolox] | type[Yolo] | type[Boxes] | type[Ssd]] = {
@@ -243,16 +235,21 @@ def yolo_cells(height: int, width: int, strides: Sequence[float]) -> tuple[Float
 
 
 def _above(scores: FloatArray, least: np.float32) -> ClassArray:
-    """The indices of scores of at least `least`. Raises FailedError where one is not finite (NaN is above nothing)."""
+    """The indices of scores that are not below `least`: NaN, which is below nothing, is not lost here."""
+    chosen = scores < least
+    return np.logical_not(chosen, out=chosen).nonzero()[0]
+
+
+def _whole(classes: FloatArray) -> ClassArray:
+    """Classes that the model gives as floats; NaN becomes a class that no model has, which the detector refuses."""
+    with np.errstate(invalid="ignore"):
+        return classes.astype(np.int64)
+
+
+def _best(scores: FloatArray) -> tuple[ClassArray, FloatArray]:
+    """(class, its score) of each row."""
     # ufunc.reduce, because ndarray.max passes through Python once more: that costs as much as the maximum itself
-    if len(scores) and not math.isfinite(np.maximum.reduce(scores)):
-        raise FailedError("the detector answers with scores that are not finite")
-    return (scores >= least).nonzero()[0]
-
-
-def _best(scores: FloatArray, axis: int) -> tuple[ClassArray, FloatArray]:
-    """(class, its score) along the axis of the classes."""
-    return scores.argmax(axis=axis), np.maximum.reduce(scores, axis=axis)
+    return scores.argmax(axis=1), np.maximum.reduce(scores, axis=1)
 
 
 def _corners(places: FloatArray) -> FloatArray:

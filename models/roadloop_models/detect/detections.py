@@ -1,5 +1,7 @@
 """What a detector found in one image."""
 
+from collections.abc import Container, Iterable, Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -9,24 +11,40 @@ ClassArray = npt.NDArray[np.int64]
 
 
 class Detections(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """Objects found, best score first. A plain struct: several are made for every frame."""
+    """Objects found, best score first.
 
-    boxes: FloatArray
-    """float32 [n, 4]: x1, y1, x2, y2 in pixels of the original image, origin top left."""
-    scores: FloatArray
-    """float32 [n], 0 to 1."""
-    classes: ClassArray
-    """int64 [n]: index of the label."""
+    Plain numbers: they are few, and after a network has swept the caches each numpy call costs more than a loop.
+    """
+
+    boxes: Sequence[Sequence[float]]
+    """x1, y1, x2, y2 of each in pixels of the original image, origin top left."""
+    scores: Sequence[float]
+    """0 to 1."""
+    classes: Sequence[int]
+    """Index of the label."""
+
+    @classmethod
+    def of_arrays(cls, boxes: FloatArray, scores: FloatArray, classes: ClassArray) -> "Detections":
+        """float32 [n, 4], float32 [n] and int64 [n] as plain numbers."""
+        return cls(boxes.tolist(), scores.tolist(), classes.tolist())
 
     def __len__(self) -> int:
         return len(self.scores)
 
     @property
-    def centres(self) -> FloatArray:
-        """float32 [n, 2]: x, y of the middle of each box."""
-        centres: FloatArray = (self.boxes[:, :2] + self.boxes[:, 2:]) * np.float32(0.5)
-        return centres
+    def corners(self) -> FloatArray:
+        """float32 [n, 4]: the boxes, for arithmetic with all of them at once."""
+        return np.array(self.boxes, dtype=np.float32).reshape(-1, 4)
+
+    def take(self, places: Iterable[int]) -> "Detections":
+        """Those at these places, in that order."""
+        rows = [(self.boxes[place], self.scores[place], self.classes[place]) for place in places]
+        return Detections(*zip(*rows, strict=True)) if rows else NOTHING
+
+    def of_classes(self, wanted: Container[int]) -> "Detections":
+        """Only those of the wanted classes."""
+        return self.take(place for place, index in enumerate(self.classes) if index in wanted)
 
 
-NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+NOTHING = Detections((), (), ())
 """An image without objects."""

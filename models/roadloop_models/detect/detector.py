@@ -50,11 +50,9 @@ class Detector:
         found = suppress(self._decoder(outputs), thresholds.max_iou, thresholds.min_score)
         if not len(found):
             return found
-        # Few boxes are left: as plain numbers they are looked at quicker than by numpy.
-        if not math.isfinite(sum(map(sum, found.boxes.tolist()))):
+        if not math.isfinite(sum(map(sum, found.boxes))):
             raise FailedError("the model answers with boxes that are not finite")
-        classes = found.classes.tolist()
-        if not 0 <= min(classes) <= max(classes) < len(self.labels):
+        if not 0 <= min(found.classes) <= max(found.classes) < len(self.labels):
             raise FailedError(f"the model answers a class beyond the {len(self.labels)} labels of the bundle")
         placed = self._placed
         if placed is None or (placed.image_height, placed.image_width) != (height, width):

@@ -6,7 +6,6 @@ they make of a pixel: tensor = (pixel * scale - mean) / std, by channel in the m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -39,24 +38,18 @@ class Placement:
 
     def to_image(self, found: Detections) -> Detections:
         """Boxes in pixels of the model's input as boxes in pixels of the image, cut at its borders."""
-        boxes = found.boxes * self._factors
-        if self.left or self.top:
-            boxes -= self._shifts
-        np.maximum(boxes, np.float32(0.0), out=boxes)
-        np.minimum(boxes, self._limits, out=boxes)
+        across, down = self.image_width / self.width, self.image_height / self.height
+        right, bottom = float(self.image_width), float(self.image_height)
+        boxes = [
+            (
+                min(max(0.0, (x1 - self.left) * across), right),
+                min(max(0.0, (y1 - self.top) * down), bottom),
+                min(max(0.0, (x2 - self.left) * across), right),
+                min(max(0.0, (y2 - self.top) * down), bottom),
+            )
+            for x1, y1, x2, y2 in found.boxes
+        ]
         return Detections(boxes, found.scores, found.classes)
-
-    @cached_property
-    def _factors(self) -> FloatArray:
-        return np.array([self.image_width / self.width, self.image_height / self.height] * 2, dtype=np.float32)
-
-    @cached_property
-    def _shifts(self) -> FloatArray:
-        return np.array([self.left, self.top] * 2, dtype=np.float32) * self._factors
-
-    @cached_property
-    def _limits(self) -> FloatArray:
-        return np.array([self.image_width, self.image_height] * 2, dtype=np.float32)
 
 
 class ImageLetterbox:

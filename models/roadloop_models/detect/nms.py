@@ -4,10 +4,12 @@ This stands on the driving path. Beside a network that has just swept the caches
 microseconds whatever the size of its arrays, so few of them are made.
 """
 
-import numpy as np
-import numpy.typing as npt
+import math
 
-from roadloop_models.detect.detections import NOTHING, ClassArray, Detections, FloatArray
+import numpy as np
+
+from roadloop_models.detect.detections import Detections, FloatArray
+from roadloop_models.errors import FailedError
 
 FEW = 32
 """Up to so many boxes, plain floats are quicker than a dozen numpy calls."""
@@ -18,22 +20,15 @@ MAX_CANDIDATES = 256
 def suppress(found: Detections, max_iou: float, min_score: float = 0.0) -> Detections:
     """The detections of at least `min_score` that no better one of their class overlaps by more than `max_iou`.
 
-    Best first; equal scores keep their order.
+    Best first; equal scores keep their order. Raises FailedError where a score is not finite.
     """
-    if len(found) <= FEW:
-        return _take(found, _kept_of_few(found, max_iou, min_score))
-    order = (-found.scores).argsort(kind="stable")[:MAX_CANDIDATES]
-    if min_score > 0:
-        order = order[: np.count_nonzero(found.scores >= min_score)]
-    kept = _kept_of_many(found.boxes.T.take(order, axis=1), found.classes.take(order), max_iou)
-    return _take(found, order.take(np.array(kept, dtype=np.intp)))
-
-
-def _take(found: Detections, places: list[int] | npt.NDArray[np.intp]) -> Detections:
-    if not len(places):
-        return NOTHING
-    kept = np.asarray(places, dtype=np.intp)
-    return Detections(found.boxes.take(kept, axis=0), found.scores.take(kept), found.classes.take(kept))
+    if not math.isfinite(sum(found.scores)):
+        raise FailedError("the detector answers with scores that are not finite")
+    order = [place for place, score in enumerate(found.scores) if score >= min_score]
+    order.sort(key=found.scores.__getitem__, reverse=True)  # reversed, equal scores still keep their order
+    del order[MAX_CANDIDATES:]
+    kept = _kept_of_few if len(order) <= FEW else _kept_of_many
+    return found.take(kept(found, order, max_iou))
 
 
 def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
@@ -48,23 +43,22 @@ def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
     return shares
 
 
-def _kept_of_few(found: Detections, max_iou: float, min_score: float) -> list[int]:
-    """Places of the boxes to keep, from the best to the worst."""
+def _kept_of_few(found: Detections, order: list[int], max_iou: float) -> list[int]:
+    """Which places of `order`, best first, to keep."""
     share = max_iou / (1.0 + max_iou)
-    scores, boxes, classes = found.scores.tolist(), found.boxes.tolist(), found.classes.tolist()
-    order = [place for place, score in enumerate(scores) if score >= min_score]
-    order.sort(key=scores.__getitem__, reverse=True)  # reversed, equal scores still keep their order
+    boxes, classes = found.boxes, found.classes
     places: list[int] = []
     kept: list[tuple[float, float, float, float, float, int]] = []
     for place in order:
-        left, top, right, bottom = boxes[place]
-        index = classes[place]
+        (left, top, right, bottom), index = boxes[place], classes[place]
         area = (right - left) * (bottom - top)
         for its_left, its_top, its_right, its_bottom, its_area, its_class in kept:
-            if its_class != index or its_left >= right or its_right <= left or its_top >= bottom or its_bottom <= top:
+            if its_class != index:
                 continue
-            shared = (min(right, its_right) - max(left, its_left)) * (min(bottom, its_bottom) - max(top, its_top))
-            if shared > share * (area + its_area):  # as below
+            # not min and max: as calls they are half of the time
+            width = (right if right < its_right else its_right) - (left if left > its_left else its_left)
+            height = (bottom if bottom < its_bottom else its_bottom) - (top if top > its_top else its_top)
+            if width > 0 and width * height > share * (area + its_area):  # as below
                 break
         else:
             places.append(place)
@@ -72,8 +66,9 @@ def _kept_of_few(found: Detections, max_iou: float, min_score: float) -> list[in
     return places
 
 
-def _kept_of_many(edges: FloatArray, classes: ClassArray, max_iou: float) -> list[int]:
+def _kept_of_many(found: Detections, order: list[int], max_iou: float) -> list[int]:
     """The same for a crowd: every box with every other at once."""
+    edges, classes = found.corners.T.take(order, axis=1), np.array(found.classes).take(order)
     lower = np.maximum(edges[:2, :, np.newaxis], edges[:2, np.newaxis])
     sides = np.minimum(edges[2:, :, np.newaxis], edges[2:, np.newaxis])
     sides -= lower
@@ -89,6 +84,6 @@ def _kept_of_many(edges: FloatArray, classes: ClassArray, max_iou: float) -> lis
     kept, gone = [], 0
     for place in range(len(classes)):
         if not gone >> place & 1:
-            kept.append(place)
+            kept.append(order[place])
             gone |= int.from_bytes(rows[place * width : (place + 1) * width], "little")
     return kept

@@ -86,7 +86,7 @@ def load_objects(data_dir: Path) -> ObjectRows:
         left, top, width, height = annotation.bbox
         boxes[annotation.image_id].append((left, top, left + width, top + height))
         classes[annotation.image_id].append(places[annotation.category_id])
-    truth = tuple(_drawn(boxes[image.id], classes[image.id]) for image in coco.images)
+    truth = tuple(Detections(boxes[image.id], [1.0] * len(boxes[image.id]), classes[image.id]) for image in coco.images)
     labels = tuple(category.name for category in coco.categories)
     return ObjectRows(labels, tuple(path.parent / image.file_name for image in coco.images), truth)
 
@@ -115,8 +115,3 @@ def write_made_objects(data_dir: Path, seed: int) -> None:
     categories = [{"id": index + 1, "name": label} for index, label in enumerate(MADE_LABELS)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / ANNOTATIONS_FILE).write_bytes(msgspec.json.encode(content))
-
-
-def _drawn(boxes: list[tuple[float, float, float, float]], classes: list[int]) -> Detections:
-    found = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    return Detections(found, np.ones(len(found), np.float32), np.array(classes, dtype=np.int64))

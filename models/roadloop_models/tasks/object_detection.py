@@ -62,7 +62,7 @@ class ObjectDetection:
             progress(index + 1, len(rows))
         truth = [_relabelled(drawn, rows.labels, detector.labels) for drawn in rows.truth]
         by_class = [average_precision(found, truth, detector.labels.index(label), MIN_IOU) for label in shared]
-        known = sum(int((drawn.classes >= 0).sum()) for drawn in truth)
+        known = sum(index >= 0 for drawn in truth for index in drawn.classes)
         if known == 0:
             raise DataError(f"{data_dir / FOLDER / ANNOTATIONS_FILE}: has no box of {', '.join(shared)}")
         return Evaluation({"map50": float(np.nanmean(by_class)), "objects": float(known)}, len(rows))
@@ -78,5 +78,5 @@ class ObjectDetection:
 
 def _relabelled(drawn: Detections, labels: tuple[str, ...], known: tuple[str, ...]) -> Detections:
     """The drawn boxes with the model's classes; -1 where it does not know the label."""
-    places = np.array([known.index(label) if label in known else -1 for label in labels], dtype=np.int64)
-    return Detections(drawn.boxes, drawn.scores, places[drawn.classes])
+    places = [known.index(label) if label in known else -1 for label in labels]
+    return Detections(drawn.boxes, drawn.scores, [places[index] for index in drawn.classes])

@@ -36,13 +36,12 @@ class DetectionHandler:
         started_ns = time.perf_counter_ns()
         found = detect(model, model.preprocess(frame.data), *frame.data.shape[:2])
         latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
-        scores = found.scores.tolist()
+        scores = found.scores
         capture = self._capture
         least = min(scores, default=1.0)
         captured = wants_capture(least, around.frames, capture.below_confidence, capture.every) and around.may_capture()
         row = detection_row(
-            scores,
-            found.classes.tolist(),
+            found,
             self._counted,
             item=frame.number,
             latency_us=latency_us,
@@ -80,8 +79,7 @@ def counted_classes(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def detection_row(
-    scores: list[float],
-    classes: list[int],
+    found: Detections,
     counted: tuple[int, ...],
     *,
     item: int,
@@ -90,7 +88,8 @@ def detection_row(
     captured: bool,
     dropped: int,
 ) -> list[float]:
-    """A sample of the stream detection, from scores and classes, best first."""
+    """A sample of the stream detection."""
+    scores, classes = found.scores, found.classes
     counts = [float(classes.count(index)) for index in counted]
     return [
         float(item),
@@ -109,7 +108,7 @@ def detection_row(
 
 def detection_line(found: Detections, labels: tuple[str, ...]) -> dict[str, object]:
     """What was found as a line of JSON tells it; boxes are x1, y1, x2, y2 in pixels of the image."""
-    rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    rows = zip(found.classes, found.scores, found.boxes, strict=True)
     return {
         "detections": [
             {"label": labels[index], "score": round(score, 4), "box": [round(edge, 1) for edge in box]}

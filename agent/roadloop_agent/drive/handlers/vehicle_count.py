@@ -15,10 +15,11 @@ from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.onboard import task_settings
 from roadloop_agent.task_settings import VehicleCountSettings
 from roadloop_models.contract.streams import CROSSING, FLOW, Stream
-from roadloop_models.counting.counter import Counter, Crossing, of_classes
+from roadloop_models.counting.counter import Counter, Crossing
 from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.counting.tracker import Track
 from roadloop_models.counting.watcher import Watcher
+from roadloop_models.detect import Detections
 from roadloop_models.errors import ConfigError
 from roadloop_models.preprocess import FloatArray, ImageArray
 
@@ -101,7 +102,9 @@ class Counting:
             self._wanted, self._wanted_of = wanted_classes(model, self._classes), model
         self.inputs = inputs = self._watcher.look(image, model.preprocess)
         height, width = image.shape[:2]
-        found = of_classes(model.postprocess(model.run(inputs), height, width), self._wanted)
+        found: Detections = model.postprocess(model.run(inputs), height, width)
+        if self._wanted is not None:
+            found = found.of_classes(self._wanted)
         self._times_s.append((number, t_source_s))
         return self._counter.step(number, found, height, width)
 

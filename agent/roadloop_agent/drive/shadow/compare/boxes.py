@@ -5,11 +5,8 @@ What is near the threshold comes and goes from frame to frame: an unsure detecti
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from roadloop_models.detect import Detections
 from roadloop_models.detect.nms import iou
-from roadloop_models.preprocess import FloatArray
 
 SURE = 0.5
 OVERLAP = 0.5
@@ -31,12 +28,12 @@ def agree(one: Named, other: Named) -> bool:
 
 def mean_score(found: Detections) -> float | None:
     """As the handlers tell it; None where nothing was found."""
-    return float(sum(found.scores) / len(found)) if len(found) else None
+    return sum(found.scores) / len(found) if len(found) else None
 
 
 def _has_all(finder: Named, sure: Named) -> bool:
     """Each box of the finder stands for one object."""
-    overlaps = iou(_corners(sure.found), _corners(finder.found)).tolist()
+    overlaps = iou(sure.found.corners, finder.found.corners).tolist()
     free = set(range(len(finder.found)))
     for place, score in enumerate(sure.found.scores):
         if score < SURE:
@@ -48,7 +45,3 @@ def _has_all(finder: Named, sure: Named) -> bool:
             return False
         free.discard(best)
     return True
-
-
-def _corners(found: Detections) -> FloatArray:
-    return np.array(found.boxes, dtype=np.float32).reshape(-1, 4)
