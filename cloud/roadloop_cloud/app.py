@@ -191,7 +191,7 @@ class Application:
 
         config = self.workspace.config
         return Vehicles(
-            self.database, self.authority, initial_release, self._trust_files, config.broker, config.files_url
+            self.database, self.authority, initial_release, self._trust_files, config.broker, files_url=config.files_url
         )
 
     def _trust_files(self, tasks: Iterable[str]) -> Mapping[str, bytes]:

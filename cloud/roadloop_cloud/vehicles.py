@@ -35,10 +35,12 @@ class Vehicles:
         initial_release: Callable[[str], InitialRelease],
         trust_files: Callable[[Iterable[str]], Mapping[str, bytes]],
         broker: BrokerConfig,
+        *,
         files_url: str | None = None,
     ) -> None:
         """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what a
-        vehicle with these tasks trusts (relative path below trust/ -> content), `files_url` where it may fetch files by HTTPS."""
+        vehicle with these tasks trusts (relative path below trust/ -> content), `files_url` where it may fetch files by
+        HTTPS."""
         self._database = database
         self._authority = authority
         self._initial_release = initial_release

@@ -50,8 +50,6 @@ class Provisioning:
     vehicle: str
     broker_host: str
     broker_port: int
-    files_url: str | None
-    """Where files are had by HTTPS."""
     profile: Profile
     identity: Identity
     authority: bytes
@@ -60,6 +58,8 @@ class Provisioning:
     """Relative path below trust/ -> content."""
     releases: Mapping[str, InitialRelease]
     """By slot."""
+    files_url: str | None = None
+    """Where files are had by HTTPS."""
 
 
 def packaged_profiles() -> dict[str, Traversable]:
