@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
     from roadloop_cloud.registry.repository import ImageRepository
+    from roadloop_cloud.registry.sealing import SealedReleases
     from roadloop_cloud.retrain.pipeline import Retraining
     from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.telemetry.service import Telemetry
@@ -87,7 +88,28 @@ class Application:
         """Signed releases."""
         from roadloop_cloud.registry.releases import Releases
 
-        return Releases(self.database, self.models, self.repository, self.offline_keys, self.online_keys)
+        return Releases(
+            self.database,
+            self.models,
+            self.repository,
+            self.offline_keys,
+            self.online_keys,
+            sealing=self.sealing,
+            sealed_tasks=self.workspace.config.sealing.tasks,
+        )
+
+    @cached_property
+    def sealing(self) -> "SealedReleases":
+        """Sealed forms of releases, and their content keys."""
+        from roadloop_cloud.registry.sealing import SealedReleases
+        from roadloop_cloud.store.ingest_tables import Vehicle
+
+        def public_key(vehicle: str) -> bytes | None:
+            with self.database.reading() as session:
+                row = session.get(Vehicle, vehicle)
+            return None if row is None else row.sealing_key
+
+        return SealedReleases(self.workspace.sealed, self.workspace.content_keys, public_key)
 
     @cached_property
     def offline_keys(self) -> "KeyFolder":
@@ -118,7 +140,12 @@ class Application:
         from roadloop_cloud.registry.keys import KeyFolder
 
         online = KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE)
-        return Directors(self.workspace.director, online.signers, ManifestSizes(self.workspace.repository))
+        return Directors(
+            self.workspace.director,
+            online.signers,
+            ManifestSizes(self.workspace.repository),
+            wrapped_keys=self.sealing.wrapped_keys,
+        )
 
     def create_director(self) -> None:
         """Keys and root of the director of a new workspace. Repeatable."""
@@ -187,11 +214,17 @@ class Application:
 
         def initial_release(task: str) -> InitialRelease:
             release = self.releases.incumbent(task)
-            return InitialRelease(release_ref(release), self.releases.bundle(release))
+            return InitialRelease(release_ref(release), self.releases.published_bundle(release))
 
         config = self.workspace.config
         return Vehicles(
-            self.database, self.authority, initial_release, self._trust_files, config.broker, files_url=config.files_url
+            self.database,
+            self.authority,
+            initial_release,
+            self._trust_files,
+            config.broker,
+            files_url=config.files_url,
+            wrapped_key=self.sealing.wrapped_for,
         )
 
     def _trust_files(self, tasks: Iterable[str]) -> Mapping[str, bytes]:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from roadloop_models.bundle.manifest import Name
+
 CONFIG_NAME = "roadloop.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -60,6 +62,12 @@ class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The address that it listens on, where that is not the broker's."""
 
 
+class SealingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which tasks' releases are sealed where nobody says otherwise: only this fleet's vehicles can read the weights."""
+
+    tasks: tuple[Name, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of roadloop.toml."""
 
@@ -68,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     telemetry: TelemetryConfig = TelemetryConfig()
     rollout: RolloutConfig = RolloutConfig()
     fetch: FetchConfig = FetchConfig()
+    sealing: SealingConfig = SealingConfig()
     files: FilesConfig = FilesConfig()
 
     @property

@@ -105,6 +105,10 @@ soak_s = {config.rollout.soak_s}
 timeout_s = {config.rollout.timeout_s}
 health_window_s = {config.rollout.health_window_s}
 
+[sealing]
+# Tasks whose releases are sealed, for example ["traffic-sign"].
+tasks = {json.dumps(list(config.sealing.tasks))}
+
 [fetch]
 bytes_per_s = {config.fetch.bytes_per_s}
 

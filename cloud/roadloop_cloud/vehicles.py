@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -19,8 +20,9 @@ from roadloop_cloud.identity.provisioning import (
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.channels import check_vehicle_id
-from roadloop_models.contract.messages import Policy
+from roadloop_models.contract.messages import Policy, ReleaseRef
 from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
+from roadloop_models.sealed import new_key_pair
 
 _TAG = re.compile(r"^[a-z0-9][a-z0-9.:_-]{0,39}$")
 
@@ -37,15 +39,18 @@ class Vehicles:
         broker: BrokerConfig,
         *,
         files_url: str | None = None,
+        wrapped_key: Callable[[bytes, ReleaseRef], bytes | None],
     ) -> None:
         """`initial_release` gives, for a task, the release that a new vehicle starts with; `trust_files` what a
         vehicle with these tasks trusts (relative path below trust/ -> content), `files_url` where it may fetch files by
-        HTTPS."""
+        HTTPS. `wrapped_key` is the content key of a release for the holder of a public key, None where the release is
+        in clear."""
         self._database = database
         self._authority = authority
         self._initial_release = initial_release
         self._trust_files = trust_files
         self._broker = broker
+        self._wrapped_key = wrapped_key
         self._files_url = files_url
 
     def add(self, vehicle_id: str, profile: Profile, output: Path, tags: Iterable[str] = ()) -> Vehicle:
@@ -56,6 +61,7 @@ class Vehicles:
         check_vehicle_id(vehicle_id)
         if vehicle_id.startswith(CLOUD_PREFIX):
             raise BadInputError(f"vehicle id {vehicle_id!r}: '{CLOUD_PREFIX}…' names the cloud's own processes")
+        private_key, public_key = new_key_pair()
         releases = {slot: self._initial_release(task) for slot, task in profile.tasks.items()}
         row = Vehicle(
             id=vehicle_id,
@@ -63,6 +69,7 @@ class Vehicles:
             profile=profile.name,
             tags=_tags(tags),
             created=now_utc(),
+            sealing_key=public_key,
             online=False,
         )
         with self._database.transaction() as session:
@@ -73,7 +80,13 @@ class Vehicles:
             # From its first day the fleet service knows its slots, so a rollout may target it before it has reported.
             desired.assign(session, row, {slot: release.ref for slot, release in releases.items()}, Policy())
             # Inside the transaction: no folder, no vehicle.
-            write_provisioning(output, self._provisioning(vehicle_id, profile, releases))
+            content_keys = {
+                release.ref.manifest_sha256: wrapped
+                for release in releases.values()
+                if (wrapped := self._wrapped_key(public_key, release.ref)) is not None
+            }
+            provisioning = self._provisioning(vehicle_id, profile, releases)
+            write_provisioning(output, replace(provisioning, sealing_key=private_key, content_keys=content_keys))
         return row
 
     def list(self, tag: str | None = None) -> Sequence[Vehicle]:

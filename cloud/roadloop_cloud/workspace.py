@@ -73,6 +73,16 @@ class Workspace:
         return self.root / "director"
 
     @property
+    def sealed(self) -> Path:
+        """What is published of sealed releases, as <task>/<release>/."""
+        return self.root / "sealed"
+
+    @property
+    def content_keys(self) -> Path:
+        """The content keys of sealed releases."""
+        return self.root / "keys" / "content"
+
+    @property
     def models(self) -> Path:
         """Bundles, as <task>/<version>/."""
         return self.root / "models"

@@ -15,6 +15,7 @@ from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
 from roadloop_cloud.registry.repository import ImageRepository
+from roadloop_cloud.registry.sealing import SealedReleases
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.store.fleet_tables import Release
 from tests.fakes.cloud import fresh_database
@@ -80,7 +81,11 @@ class Registry:
         self.repository = ImageRepository(root / "repository")
         self.offline = KeyFolder(root / "keys" / "offline", OFFLINE_ROLES)
         self.online = KeyFolder(root / "keys" / "online", ONLINE_ROLES)
-        self.releases = Releases(self.database, self.models, self.repository, self.offline, self.online)
+        self.public_keys: dict[str, bytes] = {}
+        self.sealing = SealedReleases(root / "sealed", root / "keys" / "content", self.public_keys.get)
+        self.releases = Releases(
+            self.database, self.models, self.repository, self.offline, self.online, sealing=self.sealing
+        )
         director_keys = KeyFolder(root / "keys" / "online", DIRECTOR_ONLINE)
         self.directors = Directors(root / "director", director_keys.signers, ManifestSizes(root / "repository"))
 

@@ -81,9 +81,23 @@ def show(app: Application, output: Output, task: str, version: str) -> None:
 @click.argument("task")
 @click.argument("version")
 @click.option("--again", is_flag=True, help="A new release of a version that was released before.")
+@click.option(
+    "--sealed/--in-clear",
+    default=None,
+    help="Whether only this fleet's vehicles can read the weights. Default: as roadloop.toml has it for the task.",
+)
 @with_request
 @with_application
-def publish(*, app: Application, output: Output, task: str, version: str, again: bool, request: Path | None) -> None:
+def publish(
+    *,
+    app: Application,
+    output: Output,
+    task: str,
+    version: str,
+    again: bool,
+    sealed: bool | None,
+    request: Path | None,
+) -> None:
     """Sign a registered model as the next release of its task. No vehicle takes it before a rollout offers it.
 
     \b
@@ -91,7 +105,7 @@ def publish(*, app: Application, output: Output, task: str, version: str, again:
       roadloop models publish traffic-sign retrain-7
     """
     with output.steps(f"Publishing {task} {version}") as step:
-        release = app.releases.publish(task, version, again=again, step=step, request=request)
+        release = app.releases.publish(task, version, again=again, sealed=sealed, step=step, request=request)
     if request is not None:
         output.result(
             {"task": task, "version": version, "release": release.release, "request": request},
@@ -100,8 +114,14 @@ def publish(*, app: Application, output: Output, task: str, version: str, again:
         )
         return
     output.result(
-        {"task": task, "version": version, "release": release.release, "manifest_sha256": release.manifest_sha256},
-        f"{task} {version} is release {release.release}",
+        {
+            "task": task,
+            "version": version,
+            "release": release.release,
+            "manifest_sha256": release.manifest_sha256,
+            "sealed": release.sealed,
+        },
+        f"{task} {version} is release {release.release}{', sealed' if release.sealed else ''}",
         f"Next: roadloop rollout create --task {task} --release {release.release} --all",
     )
 

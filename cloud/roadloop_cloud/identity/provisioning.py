@@ -7,7 +7,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +20,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import MANIFEST_NAME
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.errors import ConfigError, ConflictError
+from roadloop_models.sealed import KEY_FILE, encode_key_file
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 
@@ -60,6 +61,10 @@ class Provisioning:
     """By slot."""
     files_url: str | None = None
     """Where files are had by HTTPS."""
+    sealing_key: bytes = b""
+    """The private key that opens sealed releases, PEM."""
+    content_keys: Mapping[str, bytes] = field(default_factory=dict)
+    """Those of sealed releases, wrapped for this vehicle, by the SHA-256 of the manifest."""
 
 
 def packaged_profiles() -> dict[str, Traversable]:
@@ -123,21 +128,27 @@ def _fill(directory: Path, provisioning: Provisioning) -> None:
     write_identity(
         provisioning.identity, directory / "identity" / "vehicle.crt", directory / "identity" / "vehicle.key"
     )
+    write_atomic(directory / "identity" / "sealing.key", provisioning.sealing_key, 0o600)
     for relative, content in provisioning.trust.items():
         write_atomic(directory / "trust" / relative, content)
     slots = {slot: release.ref for slot, release in provisioning.releases.items()}
     write_atomic(directory / "releases.json", msgspec.json.format(msgspec.json.encode({"slots": slots})) + b"\n")
     for release in provisioning.releases.values():
-        _copy_bundle(release, directory / "releases" / release.ref.manifest_sha256)
+        key = provisioning.content_keys.get(release.ref.manifest_sha256)
+        _copy_bundle(release, directory / "releases" / release.ref.manifest_sha256, key)
 
 
-def _copy_bundle(release: InitialRelease, target: Path) -> None:
+def _copy_bundle(release: InitialRelease, target: Path, wrapped_key: bytes | None) -> None:
     if target.exists():  # two slots with the same task
         return
     manifest = release.bundle.manifest
     needed = {entry.path for variant in manifest.variants for entry in manifest.files_for(variant)}
     for relative in (MANIFEST_NAME, *sorted(needed)):
         write_atomic(target / relative, (release.bundle.directory / relative).read_bytes())
+    if manifest.sealed is not None and wrapped_key is None:
+        raise ConfigError(f"release {release.ref.release} of {release.ref.task} is sealed: its content key is missing")
+    if wrapped_key is not None:
+        write_atomic(target / KEY_FILE, encode_key_file(wrapped_key), 0o600)
     for variant in manifest.variants:
         Bundle.open(target, variant.key)
 

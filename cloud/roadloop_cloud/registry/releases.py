@@ -1,7 +1,7 @@
 """Releases: a model gets the next number of its task and is signed into the image repository."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,11 +15,12 @@ from roadloop_cloud.registry.deltas import OnStep
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.models import PUBLISHED, ModelRegistry
 from roadloop_cloud.registry.repository import ImageRepository, NewTarget
+from roadloop_cloud.registry.sealing import SealedReleases
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Model, Release, RolloutRow
 from roadloop_models.bundle import MANIFEST_NAME, Bundle
 from roadloop_models.contract.messages import ReleaseRef
-from roadloop_models.errors import BundleError, NotFoundError
+from roadloop_models.errors import BundleError, ConflictError, NotFoundError
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +35,18 @@ class Releases:
         repository: ImageRepository,
         offline_keys: KeyFolder,
         online_keys: KeyFolder,
+        *,
+        sealing: SealedReleases,
+        sealed_tasks: Collection[str] = (),
     ) -> None:
-        """Keys are read when something is signed, not before."""
+        """Keys are read when something is signed, not before. `sealed_tasks` are sealed where nobody says otherwise."""
         self._database = database
         self._models = models
         self._repository = repository
         self._offline_keys = offline_keys
         self._online_keys = online_keys
+        self._sealing = sealing
+        self._sealed_tasks = frozenset(sealed_tasks)
 
     def create_repository(self, tasks: Iterable[str] = ()) -> None:
         """Make keys and the empty, signed repository of a new workspace, with a role for each task. Repeatable."""
@@ -57,6 +63,7 @@ class Releases:
         version: str,
         *,
         again: bool = False,
+        sealed: bool | None = None,
         step: OnStep = lambda text, done: None,
         request: Path | None = None,
     ) -> Release:
@@ -66,12 +73,16 @@ class Releases:
         what vehicles run by then.
         A version that is released already keeps its number; with `again` it gets a new one, which vehicles that
         refused the old one will try. What a kill left half done is completed under the number it had.
+        `sealed`: only vehicles of this fleet can read its weights; None: as the workspace has it for the task. A sealed
+        release has no patches: two ciphertexts have nothing in common.
         With `request` nothing is published: what the task's key has to sign is written there, and `complete` ends it.
-        Raises NotFoundError, BundleError (a file changed) or ConfigError (the offline keys are not there).
+        Raises NotFoundError, BundleError (a file changed), ConflictError (it is released already, and not sealed or
+        in clear as asked for) or ConfigError (the offline keys are not there).
         """
-        bundle = self._models.bundle(task, version)
+        model = self._models.bundle(task, version)
         with self._database.transaction() as session:
-            row = _number(session, bundle, again)
+            row = _number(session, model, again)
+        bundle = self._form(model, row, sealed)
         with TemporaryDirectory(prefix="patches-") as folder:
             patches = self._patches(bundle, row, Path(folder), step)
             step("sign", None)
@@ -86,7 +97,25 @@ class Releases:
             session.get_one(Model, (task, version)).state = PUBLISHED
         return row
 
+    def _form(self, model: Bundle, row: Release, sealed: bool | None) -> Bundle:
+        """The bundle as it is published under that number, which the row names from now on."""
+        if row.published is not None and sealed not in (None, row.sealed):
+            how = "sealed" if row.sealed else "in clear"
+            raise ConflictError(
+                f"{row.task} {row.version} is published {how} as release {row.release}; --again makes another release"
+            )
+        wanted = row.task in self._sealed_tasks if sealed is None else sealed
+        wanted = wanted if row.published is None else row.sealed
+        form = self._sealing.seal(model, row.release) if wanted else model
+        with self._database.transaction() as session:
+            stored = session.get_one(Release, (row.task, row.release))
+            stored.sealed = row.sealed = wanted
+            stored.manifest_sha256 = row.manifest_sha256 = form.manifest_sha256
+        return form
+
     def _patches(self, bundle: Bundle, release: Release, folder: Path, step: OnStep) -> Sequence[NewTarget]:
+        if release.sealed:
+            return ()
         prefix = f"{release.task}/{release.release}"
         wanted = deltas.pairs(bundle, self._bases(release), prefix, self._repository.targets())
         made = deltas.make_patches(wanted, folder, step)
@@ -94,7 +123,8 @@ class Releases:
 
     def _bases(self, release: Release) -> Sequence[Bundle]:
         """What patches are made from: the incumbent, and what most vehicles say they run."""
-        published = {row.release: row for row in self.list(release.task) if row.release != release.release}
+        others = [row for row in self.list(release.task) if row.release != release.release and not row.sealed]
+        published = {row.release: row for row in others}
         with self._database.reading() as session:
             running = deltas.running_releases(session, release.task)
         try:
@@ -179,8 +209,12 @@ class Releases:
         return self.get(task, number)
 
     def bundle(self, release: Release) -> Bundle:
-        """The bundle of a release, checked anew."""
+        """The model of a release, in clear and with its training weights, checked anew."""
         return self._models.bundle(release.task, release.version)
+
+    def published_bundle(self, release: Release) -> Bundle:
+        """The bundle of a release as vehicles have it, checked anew."""
+        return self._sealing.bundle(release.task, release.release) if release.sealed else self.bundle(release)
 
 
 def release_ref(release: Release) -> ReleaseRef:

@@ -39,6 +39,8 @@ class Release(Base):
     release: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(_Name)
     manifest_sha256: Mapped[str] = mapped_column(_Sha256)
+    """Of what is published: sealed, it is not the model's own."""
+    sealed: Mapped[bool] = mapped_column(default=False)
     published: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 

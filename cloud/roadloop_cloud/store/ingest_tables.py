@@ -33,6 +33,8 @@ class Vehicle(Base):
     profile: Mapped[str] = mapped_column(String(200))
     tags: Mapped[list[str]] = mapped_column(JSON)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
+    sealing_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Its public key, for the content keys of sealed releases: 32 bytes, X25519."""
     last_seen: Mapped[datetime | None] = mapped_column(UtcDateTime)
     online: Mapped[bool] = mapped_column(default=False)
     session: Mapped[str | None] = mapped_column(String(40))
