@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -85,8 +84,8 @@ class Vehicles:
                 for release in releases.values()
                 if (wrapped := self._wrapped_key(public_key, release.ref)) is not None
             }
-            provisioning = self._provisioning(vehicle_id, profile, releases)
-            write_provisioning(output, replace(provisioning, sealing_key=private_key, content_keys=content_keys))
+            provisioning = self._provisioning(vehicle_id, profile, releases, private_key, content_keys)
+            write_provisioning(output, provisioning)
         return row
 
     def list(self, tag: str | None = None) -> Sequence[Vehicle]:
@@ -113,7 +112,14 @@ class Vehicles:
             row.tags = sorted((set(row.tags) | added) - removed)
         return row
 
-    def _provisioning(self, vehicle_id: str, profile: Profile, releases: dict[str, InitialRelease]) -> Provisioning:
+    def _provisioning(
+        self,
+        vehicle_id: str,
+        profile: Profile,
+        releases: dict[str, InitialRelease],
+        sealing_key: bytes,
+        content_keys: dict[str, bytes],
+    ) -> Provisioning:
         return Provisioning(
             vehicle=vehicle_id,
             broker_host=self._broker.host,
@@ -122,6 +128,8 @@ class Vehicles:
             profile=profile,
             identity=self._authority.issue_client(vehicle_id),
             authority=self._authority.certificate_path.read_bytes(),
+            sealing_key=sealing_key,
+            content_keys=content_keys,
             trust=self._trust_files({release.ref.task for release in releases.values()}),
             releases=releases,
         )

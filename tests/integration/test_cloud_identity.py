@@ -196,7 +196,14 @@ def vehicles(tmp_path: Path, authority: Authority, release: InitialRelease) -> V
         return release
 
     trust = {"root.json": b"{}", "metadata/root.json": b"{}"}
-    return Vehicles(fresh_database(tmp_path), authority, initial_release, lambda: trust, BrokerConfig(port=1883))
+    return Vehicles(
+        fresh_database(tmp_path),
+        authority,
+        initial_release,
+        lambda tasks: trust,
+        BrokerConfig(port=1883),
+        wrapped_key=lambda public_key, ref: None,
+    )
 
 
 def profile(tmp_path: Path, text: str = PROFILE) -> Profile:
@@ -210,6 +217,10 @@ def test_the_folder_has_all_that_a_vehicle_starts_with(
     folder = tmp_path / "van-1"
     vehicles.add("van-1", profile(tmp_path), folder, ["test", "a"])
     raw = tomllib.loads((folder / "vehicle.toml").read_text())
+    private_key = load_pem_private_key((folder / "identity" / "sealing.key").read_bytes(), None)
+    assert isinstance(private_key, X25519PrivateKey)
+    assert vehicles.get("van-1").sealing_key == private_key.public_key().public_bytes_raw()
+    assert (folder / "identity" / "sealing.key").stat().st_mode & 0o777 == 0o600
     assert raw["vehicle"] == {"id": "van-1", "profile": "profile.toml", "state_dir": "state"}
     assert (raw["broker"]["host"], raw["broker"]["port"]) == ("127.0.0.1", 1883)
     for name in ("ca", "certificate", "key"):
@@ -278,6 +289,7 @@ def test_a_half_written_folder_of_a_kill_is_replaced(
         profile=profile(tmp_path),
         identity=authority.issue_client("van-1"),
         authority=b"",
+        sealing_key=b"",
         trust={},
         releases={"sign": release, "sign-rear": release},
     )

@@ -55,14 +55,14 @@ class Provisioning:
     identity: Identity
     authority: bytes
     """The CA's certificate, PEM."""
+    sealing_key: bytes
+    """The private key that opens sealed releases, PEM."""
     trust: Mapping[str, bytes]
     """Relative path below trust/ -> content."""
     releases: Mapping[str, InitialRelease]
     """By slot."""
     files_url: str | None = None
     """Where files are had by HTTPS."""
-    sealing_key: bytes = b""
-    """The private key that opens sealed releases, PEM."""
     content_keys: Mapping[str, bytes] = field(default_factory=dict)
     """Those of sealed releases, wrapped for this vehicle, by the SHA-256 of the manifest."""
 
