@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.registry.sealing import SealedReleases
     from roadloop_cloud.retrain.pipeline import Retraining
     from roadloop_cloud.rollout.service import Rollouts
+    from roadloop_cloud.rollout.shadow_runs import ShadowRuns
     from roadloop_cloud.telemetry.service import Telemetry
     from roadloop_cloud.vehicles import Vehicles
 
@@ -163,6 +164,13 @@ class Application:
         from roadloop_cloud.rollout.service import Rollouts
 
         return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time)
+
+    @cached_property
+    def shadows(self) -> "ShadowRuns":
+        """Releases that decide beside what vehicles run."""
+        from roadloop_cloud.rollout.shadow_runs import ShadowRuns
+
+        return ShadowRuns(self.database, self.releases)
 
     @cached_property
     def jobs(self) -> "Jobs":

@@ -34,6 +34,7 @@ COMMANDS = {
     "dataset": _Entry("roadloop_cloud.cli.dataset", "Build and inspect training snapshots."),
     "retrain": _Entry("roadloop_cloud.cli.retrain", "Train, quantize, evaluate and gate a candidate."),
     "rollout": _Entry("roadloop_cloud.cli.rollout", "Take a release to the fleet in waves."),
+    "shadow": _Entry("roadloop_cloud.cli.shadow", "Have a release decide beside what vehicles run, and compare."),
     "jobs": _Entry("roadloop_cloud.cli.jobs", "List, show and cancel jobs that run in the background."),
     "keys": _Entry("roadloop_cloud.cli.keys", "Show, change and renew signing keys, and sign where they are."),
 }

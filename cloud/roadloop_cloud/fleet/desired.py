@@ -70,6 +70,12 @@ def set_shadows(
     _put(row, vehicle, shadows=_merged(row.shadows, shadows), shadow_policy=policy)
 
 
+def shadows_of(session: Session, vehicle: Vehicle) -> dict[str, ReleaseRef]:
+    """Slot -> the candidate that shall run in its shadow."""
+    row = session.get(DesiredState, vehicle.id)
+    return {} if row is None else _decode(row).shadows
+
+
 def catch_up(session: Session, vehicle: Vehicle) -> None:
     """Overtake a vehicle that knows a newer version than this database, which was restored from a backup then."""
     row = session.get(DesiredState, vehicle.id)
