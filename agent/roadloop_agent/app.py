@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from roadloop_agent.config import Config, load_config
+from roadloop_agent.config import FEEDS, Config, load_config
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import FromDrive, Pipe
 from roadloop_agent.log import setup_logging
@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from roadloop_agent.link.budget import LinkClass
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.link.spool import Spool
+    from roadloop_agent.update.conditions import Surroundings
     from roadloop_agent.update.director import Assignment
     from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.service import UpdateService
+    from roadloop_agent.update.surroundings import VehicleSurroundings
     from roadloop_agent.update.trust import SignedTargets
     from roadloop_models.contract.messages import ReleaseRef
     from roadloop_models.preprocess import ImageArray
@@ -136,6 +138,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.drive.frames import Mailbox
     from roadloop_agent.drive.handlers import open_handler
     from roadloop_agent.drive.outbox import Outbox
+    from roadloop_agent.drive.parking import Parking
     from roadloop_agent.drive.process import Drive, heartbeat_parts
     from roadloop_agent.drive.regulator import Regulated, Regulator
     from roadloop_agent.drive.roll import CaptureRoll
@@ -169,6 +172,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     ]
     subscribers: dict[str, Subscriber] = {}
     captures = []
+    parking = Parking(config.updates.parked_after_s, clock)
     active = {slot: table for slot, table in tables.items() if table.rate_hz > 0}
     for slot in tables.keys() - active.keys():
         mailboxes[slot].end()
@@ -178,10 +182,11 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         subscribers |= {
             slot: Subscriber(mailboxes[slot], 1.0 / (source.speed * table.rate_hz)) for slot, table in readers.items()
         }
+        open_items = opener(source, config.source_path(source), clock, config.wanted_signals(name))
         captures.append(
             Capture(
                 name=name,
-                open_items=opener(source, config.source_path(source), clock, config.wanted_signals(name)),
+                open_items=parking.watching(open_items) if FEEDS[type(source)] == "signals" else open_items,
                 period_s=1.0 / (source.speed * (source.rate_hz or max(table.rate_hz for table in readers.values()))),
                 pace=source.pace,
                 loop=source.loop,
@@ -231,6 +236,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             clock=clock,
             boot=boot,
         ),
+        parking=parking,
         tidy=Tidy(hand_back, clock),
         clock=clock,
         wall_ms=_wall_ms,
@@ -269,7 +275,6 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     from roadloop_agent.link.process import Link, Mailroom
     from roadloop_agent.link.routes import classifier, read_routes
     from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
-    from roadloop_agent.link.spool import Spool
     from roadloop_agent.link.value import Appraiser
 
     clock = time.monotonic
@@ -277,11 +282,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     pipe = Pipe.from_fd(pipe_fd)
     mailroom = Mailroom(pipe)
     heartbeat = Heartbeat(beat_fd, ["owner", "reader", "local"], clock)
-    spool, damage = Spool.open_or_begin(
-        config.spool_path, config.spool.max_bytes, config.spool.retain_committed_s, clock()
-    )
-    if damage is not None:
-        _LOG.error("%s", damage)
+    spool = _open_spool(config, clock())
     cache = Cache(config.cache_path)
     appraiser = Appraiser(cache.sketches(), config.network.highlight_share)
     meter = Meter(cache)
@@ -294,7 +295,8 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     )
     network = config.network
     traffic = Traffic({"metered": network.on_metered, "unmetered": network.on_unmetered}, spool.kept())
-    updates = build_updates(config, mailroom, AwakeClock(clock), lambda: traffic.link_class)
+    surroundings = _surroundings(config, clock)
+    updates = build_updates(config, mailroom, AwakeClock(clock), lambda: traffic.link_class, surroundings)
     session = Session(
         config.vehicle_id,
         secrets.token_hex(8),
@@ -334,6 +336,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
 
     def dispatch(message: FromDrive) -> None:
         local.hear(message)
+        surroundings.hear(message)
         link.dispatch(message)
 
     reader = PipeReader(
@@ -362,6 +365,16 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     cache.close()
 
 
+def _open_spool(config: Config, now_s: float) -> "Spool":
+    from roadloop_agent.link.spool import Spool
+
+    limits = config.spool
+    spool, damage = Spool.open_or_begin(config.spool_path, limits.max_bytes, limits.retain_committed_s, now_s)
+    if damage is not None:
+        _LOG.error("%s", damage)
+    return spool
+
+
 def _check_spool(spool: "Spool", stop: threading.Event) -> None:
     """Read the whole file, in the background. Raises DataError where it is damaged: the next link moves it aside."""
     sound = spool.check(stop.is_set)
@@ -384,8 +397,28 @@ def _or_stop(run: "Callable[..., None]") -> "Callable[..., None]":
     return guarded
 
 
+def _surroundings(config: Config, clock: "Callable[[], float]") -> "VehicleSurroundings":
+    from roadloop_agent.update.consent import Consents
+    from roadloop_agent.update.surroundings import LocalClock, VehicleSurroundings
+    from roadloop_agent.update.trusted_time import BUILT
+
+    def least_time() -> datetime:
+        from roadloop_agent.update.floor import read_floor
+
+        floors = [read_floor(config.state_dir / client / "floor.json") for client in ("trust", "director")]
+        return max([BUILT, *(floor.time for floor in floors if floor is not None)])
+
+    uptime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    local = LocalClock(lambda: datetime.now().astimezone(), uptime, least_time)
+    return VehicleSurroundings(Consents(config.state_dir), local, clock)
+
+
 def build_updates(
-    config: Config, mailroom: "Mailroom", clock: "Callable[[], float]", link_class: "Callable[[], LinkClass]"
+    config: Config,
+    mailroom: "Mailroom",
+    clock: "Callable[[], float]",
+    link_class: "Callable[[], LinkClass]",
+    surroundings: "Surroundings",
 ) -> "UpdateService":
     """The update service and all that it needs."""
     from roadloop_agent.update.check import CheckSchedule, DirectorCheck
@@ -453,6 +486,7 @@ def build_updates(
         mono=clock,
         random=chance,
         director=check,
+        surroundings=surroundings,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, print_json, print_table
+from roadloop_agent.cli_consent import consent
 from roadloop_agent.cli_service import install, tail
 from roadloop_models import __version__
 from roadloop_models.errors import ConfigError
@@ -245,7 +246,7 @@ def status(config_path: Path, as_json: bool) -> None:
                 f"{slot['runtime']}-{slot['precision']}",
                 ", ".join(slot.get("providers", [])),
                 _kept_up(health) if health else "",
-                slot["state"],
+                slot["state"] + (f" (for {slot['waits_for']})" if slot.get("waits_for") else ""),
                 str(target["release"]) if target else "",
                 "; ".join(slot[kind]["detail"] for kind in ("error", "trouble") if slot.get(kind)),
             )
@@ -291,6 +292,7 @@ def _progress(items: Iterable[Any], count: int | None) -> Iterator[Iterable[Any]
         yield shown
 
 
+main.add_command(consent)
 main.add_command(install)
 main.add_command(tail)
 

@@ -117,6 +117,13 @@ class ResultsTable(_Table, frozen=True, kw_only=True):
     """The Unix socket; results.sock in the state folder where nothing is said. Its mode is 0660."""
 
 
+class UpdatesTable(_Table, frozen=True, kw_only=True):
+    """`[updates]`: when a release that waits for a parked vehicle may switch."""
+
+    parked_after_s: Seconds = 180.0
+    """How long the speed in the vehicle's signals must be zero."""
+
+
 class VehicleFile(_Table, frozen=True, kw_only=True):
     """vehicle.toml as a whole."""
 
@@ -128,6 +135,7 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
     telemetry: TelemetryTable = TelemetryTable()
     metrics: MetricsTable = MetricsTable()
     results: ResultsTable = ResultsTable()
+    updates: UpdatesTable = UpdatesTable()
 
 
 class _Source(_Table, frozen=True, kw_only=True, tag_field="kind"):
@@ -281,6 +289,7 @@ class Config:
     network: NetworkTable
     telemetry: TelemetryTable
     metrics: MetricsTable
+    updates: UpdatesTable
     results_path: Path
     """The Unix socket on which decisions are streamed."""
     profile_path: Path
@@ -351,6 +360,7 @@ def load_config(path: Path) -> Config:
         network=vehicle.network,
         telemetry=vehicle.telemetry,
         metrics=vehicle.metrics,
+        updates=vehicle.updates,
         results_path=path.parent / (vehicle.results.socket or f"{vehicle.vehicle.state_dir}/results.sock"),
         profile_path=profile_path,
         profile=load_profile(profile_path),

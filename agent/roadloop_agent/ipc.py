@@ -152,6 +152,13 @@ class ShadowSums(_IpcMessage, frozen=True, kw_only=True, tag="shadow-sums"):
     report: ShadowReport
 
 
+class Parked(_IpcMessage, frozen=True, kw_only=True, tag="parked"):
+    """drive -> link, with every health message: whether the vehicle is parked; None: nothing says."""
+
+    boot: int
+    parked: bool | None
+
+
 class Attach(_IpcMessage, frozen=True, kw_only=True, tag="attach"):
     """link -> drive: link has started; drive answers with Hello."""
 
@@ -179,7 +186,7 @@ class ShadowWish(_IpcMessage, frozen=True, kw_only=True, tag="shadow"):
     max_cpu_share: float = 0.2
 
 
-FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums
+FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums | Parked
 FromLink = Attach | Switch | Watch | ShadowWish
 MessageT = TypeVar("MessageT", FromDrive, FromLink)
 

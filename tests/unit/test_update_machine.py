@@ -268,7 +268,7 @@ def test_a_full_disk_does_not_keep_a_bad_release_driving() -> None:
 
 
 def test_a_release_that_drive_cannot_load_is_taken_back() -> None:
-    state, actions = run(at(Phase.SWITCHING), e.Switched(NEW, ok=False, error=BROKEN))
+    _, actions = run(at(Phase.SWITCHING), e.Switched(NEW, ok=False, error=BROKEN))
     assert actions == [e.Switch(OLD), takes_back(NEW, BROKEN)]
 
 

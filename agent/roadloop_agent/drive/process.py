@@ -11,6 +11,7 @@ from typing import Protocol
 from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture
 from roadloop_agent.drive.outbox import Outbox
+from roadloop_agent.drive.parking import Parking
 from roadloop_agent.drive.pipeline import Model, load_model
 from roadloop_agent.drive.regulator import Regulator
 from roadloop_agent.drive.roll import CaptureRoll
@@ -18,7 +19,18 @@ from roadloop_agent.drive.shadow.attend import Shadows
 from roadloop_agent.drive.slots import Slot, health_row
 from roadloop_agent.drive.summary import Summaries
 from roadloop_agent.heartbeat import Heartbeat
-from roadloop_agent.ipc import Attach, Hello, Pipe, RunningSlot, ShadowWish, SlotHealth, Switch, Switched, Watch
+from roadloop_agent.ipc import (
+    Attach,
+    Hello,
+    Parked,
+    Pipe,
+    RunningSlot,
+    ShadowWish,
+    SlotHealth,
+    Switch,
+    Switched,
+    Watch,
+)
 from roadloop_agent.memory import Tidy
 from roadloop_agent.update.state import Ended, SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
@@ -67,6 +79,7 @@ class Drive:
         heartbeat: Heartbeat,
         health_period_s: float,
         shadows: Shadows,
+        parking: Parking,
         tidy: Tidy,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
@@ -84,6 +97,7 @@ class Drive:
         self._heartbeat = heartbeat
         self._health_period_s = health_period_s
         self._shadows = shadows
+        self._parking = parking
         self._tidy = tidy
         self._clock = clock
         self._wall_ms = wall_ms
@@ -307,6 +321,7 @@ class Drive:
                         temperature_c=pace.temperature_c,
                     )
                 )
+        self._outbox.send(Parked(boot=self._boot, parked=self._parking.parked()))
         for row in self._summaries.rows(self._clock(), ended):
             self._outbox.sample(SUMMARY, self._wall_ms(), row)
         self._outbox.say_produced()

@@ -21,7 +21,7 @@ from roadloop_agent.update.conditions import Facts, Surroundings
 from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
 from roadloop_agent.update.group import InSlot, advance, group_of
-from roadloop_agent.update.phases import ENDED, SlotUpdate, recovered
+from roadloop_agent.update.phases import ENDED, Phase, SlotUpdate, recovered
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.selftest import Check, SelfTest
 from roadloop_agent.update.shadows import Job as ShadowJob
@@ -274,6 +274,9 @@ class UpdateService:
                     pending.extend(self._write(action))
 
     def _facts(self) -> Facts:
+        """Asked for only where a release is ready or about to be: the time and the consents come from files."""
+        if not any(state.phase in (Phase.INSTALLING, Phase.READY) for state in self._states.values()):
+            return Facts()
         return replace(self._surroundings(), shadows=self._shadows.seen())
 
     def _perform(self, slot: str, action: ev.SlotAction) -> None:
