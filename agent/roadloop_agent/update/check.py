@@ -19,7 +19,7 @@ RETRY_S = 900.0
 
 
 class CheckSchedule:
-    """Pure. Every few hours, and soon after each new connection, though not more often than once a minute.
+    """Pure. Every few hours, and soon after each new connection and desired state, though not more often than once a minute.
 
     `random` in [0, 1): a fleet that comes back at one instant must not ask at one instant.
     """
@@ -29,8 +29,8 @@ class CheckSchedule:
         self._checked_s: float | None = None
         self._due_s: float | None = None
 
-    def connected(self, now_s: float) -> None:
-        """There is a new connection."""
+    def soon(self, now_s: float) -> None:
+        """There is a new connection, or a new desired state."""
         soon_s = now_s + SPREAD_S * self._random()
         if self._checked_s is not None:
             soon_s = max(soon_s, self._checked_s + LEAST_S)
@@ -66,9 +66,9 @@ class DirectorCheck:
         self._mono = mono
         self._version = 0
 
-    def connected(self) -> None:
-        """There is a new connection; from any thread."""
-        self._schedule.connected(self._mono())
+    def soon(self) -> None:
+        """There is a new connection, or a new desired state; from any thread."""
+        self._schedule.soon(self._mono())
 
     def is_due(self) -> bool:
         """Whether `run` should be called now; asked by one thread."""

@@ -149,7 +149,7 @@ class UpdateService:
     def on_connected(self) -> None:
         """There is a new connection."""
         if self._director is not None:
-            self._director.connected()
+            self._director.soon()
 
     def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
         """Block `n` of the content with that hash has come."""
@@ -222,6 +222,8 @@ class UpdateService:
             return
         if desired.version == self._desired_version:
             self._fetcher.reconnected()  # a retained message comes again with a connection
+        elif self._director is not None:
+            self._director.soon()
         self._desired_version = desired.version
         try:
             self._store.accept_desired(desired.version)
