@@ -63,7 +63,7 @@ class StagedVehicle:
         """New objects on what is on disk, as after a kill."""
         state = self.directory / "state"
         self.store = Store(state / "store", {SLOT: VARIANT}, self.directory)
-        inbox = Quiet(INBOX_BLOCKS)
+        self.inbox = inbox = Quiet(INBOX_BLOCKS)
         self.fetcher = BlockFetcher(self._send, lambda: inbox.now_s, inbox=inbox)
         self.server = BlockServer(self.repository, self.fetcher.deliver)
         time = TrustedTime(self._now, lambda: inbox.now_s)

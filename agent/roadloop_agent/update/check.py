@@ -19,7 +19,7 @@ RETRY_S = 900.0
 
 
 class CheckSchedule:
-    """Pure. Every few hours, and soon after each new connection and desired state, though not more often than once a minute.
+    """Pure. Every few hours, and soon after each connection and desired state, at most once a minute.
 
     `random` in [0, 1): a fleet that comes back at one instant must not ask at one instant.
     """

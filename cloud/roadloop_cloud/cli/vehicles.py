@@ -13,6 +13,9 @@ from roadloop_cloud.store.database import now_utc
 if TYPE_CHECKING:
     from roadloop_cloud.store.ingest_tables import Vehicle
 
+BEHIND_AFTER_S = 900.0
+"""A vehicle that is online asks its director within a minute of hearing that there is news, and every few hours."""
+
 
 @click.group()
 def command() -> None:
@@ -70,7 +73,7 @@ def list_(app: Application, output: Output, tag: str | None) -> None:
     shown = [
         (
             row.id,
-            "online" if row.online else "offline",
+            _state(app, row),
             age(row.last_seen, now),
             row.hardware,
             ", ".join(row.tags),
@@ -79,7 +82,7 @@ def list_(app: Application, output: Output, tag: str | None) -> None:
         for row in rows
     ]
     columns = ("vehicle", "state", "last seen", "hardware", "tags", "runs")
-    output.result([_as_json(row) for row in rows], table(columns, shown))
+    output.result([_with_director(app, row) for row in rows], table(columns, shown))
 
 
 @command.command()
@@ -97,13 +100,14 @@ def show(app: Application, output: Output, vehicle_id: str) -> None:
         "hardware": row.hardware,
         "profile": row.profile,
         "tags": ", ".join(row.tags) or None,
-        "state": "online" if row.online else "offline",
+        "state": _state(app, row),
+        "director": _director_line(row),
         "last seen": age(row.last_seen, now),
         "reported": age(row.reported_at, now),
         "agent": row.agent_version,
         **{f"slot {name}": _slot_line(name, slot) for name, slot in _slots(row).items()},
     }
-    output.result(_as_json(row), details(fields, title=vehicle_id))
+    output.result(_with_director(app, row), details(fields, title=vehicle_id))
 
 
 @command.command("tag")
@@ -120,6 +124,30 @@ def tag_(app: Application, output: Output, vehicle_id: str, add: tuple[str, ...]
     """
     row = app.vehicles.tag(vehicle_id, add, remove)
     output.result(_as_json(row), f"{vehicle_id}: {', '.join(row.tags) or 'no tags'}")
+
+
+def _state(app: Application, row: "Vehicle") -> str:
+    if not row.online:
+        return "offline"
+    behind_s = _behind_s(app, row)
+    return f"online, has not seen its newest assignment for {behind_s / 60:.0f} min" if behind_s else "online"
+
+
+def _behind_s(app: Application, row: "Vehicle") -> float:
+    """How long a vehicle that is online has been kept from its newest assignment; 0 within the time that is usual."""
+    if not row.online:
+        return 0.0
+    behind_s = app.directors.behind_s(row.id, (row.reported or {}).get("director_version", 0))
+    return behind_s if behind_s > BEHIND_AFTER_S else 0.0
+
+
+def _with_director(app: Application, row: "Vehicle") -> dict[str, Any]:
+    return {**_as_json(row), "director_behind_s": _behind_s(app, row)}
+
+
+def _director_line(row: "Vehicle") -> str | None:
+    error = (row.reported or {}).get("director_error")
+    return f"{error['code']}: {error['detail']}" if error else None
 
 
 def _slots(row: "Vehicle") -> dict[str, dict[str, Any]]:

@@ -67,6 +67,8 @@ class _Vehicle(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: str
     timestamp_due: datetime
     all_due: datetime
+    since: datetime
+    """When these targets were first named."""
 
 
 _DECODER = msgspec.json.Decoder(_Vehicle)
@@ -159,10 +161,15 @@ class Directors:
         if stored is not None:
             self._versions[vehicle] = stored.version
 
-    def version(self, vehicle: str) -> int:
-        """The version of a vehicle's targets; 0 where nothing was assigned yet."""
+    def behind_s(self, vehicle: str, reported_version: int) -> float:
+        """Since when there is an assignment that is newer than the one a vehicle reports, in seconds; 0: there is none.
+
+        One that is online and stays behind is kept from news: TUF cannot stop who drops its requests.
+        """
         stored = self._read(vehicle)
-        return 0 if stored is None else stored.version
+        if stored is None or stored.version <= reported_version:
+            return 0.0
+        return (self._now() - stored.since).total_seconds()
 
     # Answers.
 
@@ -254,6 +261,7 @@ class Directors:
             targets=self._signed(DIRECTOR_TARGETS, targets),
             snapshot=self._signed(DIRECTOR_SNAPSHOT, snapshot),
             all_due=self._due(DIRECTOR_TARGETS),
+            since=before.since if before is not None and before.named == fingerprint else self._now(),
             **timestamp,
         )
         return self._write(vehicle, made)
