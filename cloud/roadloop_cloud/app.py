@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.retrain.pipeline import Retraining
     from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.rollout.shadow_runs import ShadowRuns
+    from roadloop_cloud.rollout.statements import Operators
     from roadloop_cloud.telemetry.service import Telemetry
     from roadloop_cloud.vehicles import Vehicles
 
@@ -163,7 +164,14 @@ class Application:
         """Releases on their way to the fleet."""
         from roadloop_cloud.rollout.service import Rollouts
 
-        return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time)
+        return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time, self.operators)
+
+    @cached_property
+    def operators(self) -> "Operators":
+        """The people whose signature counts."""
+        from roadloop_cloud.rollout.statements import Operators
+
+        return Operators(self.workspace.operators)
 
     @cached_property
     def shadows(self) -> "ShadowRuns":

@@ -1,6 +1,6 @@
 """The workspace's configuration, `roadloop.toml`: parsed once, and strict about what it does not know."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,6 +45,15 @@ class RolloutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     soak_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
     health_window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
+    on_failure: Literal["cohort", "all", "pause"] = "cohort"
+    """Where too many fail: take it back from the cohort that suffers, from all, or only pause."""
+    after_cohort: Literal["continue", "pause"] = "continue"
+    approvals: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
+    """How many people other than its creator must approve each wave."""
+    late_joiners: bool = True
+    """Whether vehicles that match only later join the last wave."""
+    cost_per_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What a gigabyte costs to a vehicle, in your currency: `rollout plan` shows the sum."""
 
 
 class FetchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -63,6 +63,11 @@ class Workspace:
         return self.root / "keys" / "online"
 
     @property
+    def operators(self) -> Path:
+        """Public keys of the people whose approval counts."""
+        return self.root / "operators"
+
+    @property
     def repository(self) -> Path:
         """The TUF image repository: metadata/ and targets/."""
         return self.root / "repository"

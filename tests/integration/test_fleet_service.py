@@ -17,6 +17,7 @@ from roadloop_cloud.fleet.service import FILTERS, FleetService, pace_of
 from roadloop_cloud.mqtt import Connected, Disconnected
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
+from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
@@ -45,7 +46,13 @@ class Process:
         self.transport = FakeTransport()
         self.now_s = 100.0
         self.renewals = 0
-        self.rollouts = Rollouts(self.database, self.registry.releases, RolloutConfig(soak_s=0.0), lambda: self.now_s)
+        self.rollouts = Rollouts(
+            self.database,
+            self.registry.releases,
+            RolloutConfig(soak_s=0.0),
+            lambda: self.now_s,
+            Operators(root / "operators"),
+        )
         self.stop = Event()
         self.service = self.start()
 

@@ -17,6 +17,7 @@ from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.retrain.gate import VariantFigures, judge
 from roadloop_cloud.retrain.pipeline import KIND, Retraining, RetrainSpec, RolloutRequest
 from roadloop_cloud.rollout.service import Rollouts
+from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_cloud.training.run import OnProgress
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
@@ -102,7 +103,9 @@ class Lab:
         staging = self.snapshots.staging()
         write_speeds(staging, SpeedRows(np.arange(2), np.ones((2, 2), dtype=np.float32), ("0", "1")))
         self.snapshot = self.snapshots.keep(staging, TASK, Content(2, {"car-1": 2}, {})).sha256
-        self.rollouts = Rollouts(self.database, registry.releases, RolloutConfig(), lambda: 0.0)
+        self.rollouts = Rollouts(
+            self.database, registry.releases, RolloutConfig(), lambda: 0.0, Operators(self.root / "operators")
+        )
         datasets = Datasets(
             self.database, self.snapshots, lambda _: pytest.fail("not read"), Path, lambda _: pytest.fail("not asked")
         )

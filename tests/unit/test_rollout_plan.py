@@ -1,24 +1,17 @@
 """The plan of a rollout: a table of situations, and what holds whatever vehicles report."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_cloud.rollout.plan import (
-    ACTIVE,
-    TIMED_OUT,
-    Member,
-    Plan,
-    Rollout,
-    RolloutSpec,
-    RolloutState,
-    abort,
-    pause,
-    plan,
-    resume,
-)
+from roadloop_cloud.rollout import plan as planning
+from roadloop_cloud.rollout.members import TIMED_OUT, Heard, Member
+from roadloop_cloud.rollout.plan import abort, pause, resume
+from roadloop_cloud.rollout.spec import RolloutSpec
+from roadloop_cloud.rollout.state import ACTIVE, Plan, Rollout, RolloutState
 from roadloop_cloud.rollout.waves import wave_order, wave_sizes
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef, Reported, ReportedSlot, UpdateState
 from roadloop_models.errors import ConfigError
@@ -50,6 +43,11 @@ def says(state: UpdateState, running: ReleaseRef = OLD, target: ReleaseRef | Non
         task="traffic-sign", running=running, runtime="onnx", precision="int8", state=state, target=target, error=error
     )
     return Reported(boot=1, agent_version="0.1.0", hardware="x86-64", desired_version=1, slots={"sign": slot})
+
+
+def plan(made: Rollout, reports: Mapping[str, Reported | None], now_s: float) -> Plan:
+    """One step; every vehicle that is named is online, the others have never been heard of."""
+    return planning.plan(made, {vehicle: Heard(report, online=True) for vehicle, report in reports.items()}, now_s)
 
 
 DONE = says("idle", running=NEW, target=None)
@@ -156,16 +154,16 @@ def test_a_paused_rollout_offers_nothing_but_is_watched() -> None:
 
 
 def test_silence_becomes_a_failure() -> None:
-    first = plan(rollout(), {}, 0.0).rollout
-    assert plan(first, {}, 100.0).rollout.state == "running"
-    step = plan(first, {}, 100.1)
+    first = plan(rollout(), {"v0": None}, 0.0).rollout
+    assert plan(first, {"v0": None}, 100.0).rollout.state == "running"
+    step = plan(first, {"v0": None}, 100.1)
     assert step.rollout.members[0].error is not None
     assert step.rollout.members[0].error.code == TIMED_OUT
     assert step.rollout.state == "failed"
 
 
 def test_a_late_success_counts() -> None:
-    late = plan(plan(rollout(min_executed=5), {}, 0.0).rollout, {}, 101.0).rollout
+    late = plan(plan(rollout(min_executed=5), {"v0": None}, 0.0).rollout, {"v0": None}, 101.0).rollout
     assert late.state == "paused"
     assert plan(late, {"v0": DONE}, 102.0).rollout.members[0].state == "succeeded"
 
@@ -214,7 +212,7 @@ def test_what_holds_whatever_is_reported(
     sizes: list[int], success: float, error: float, least: int, data: st.DataObject
 ) -> None:
     made = rollout(sizes=tuple(sizes), success_threshold=success, error_threshold=error, min_executed=least, soak_s=3.0)
-    reports: dict[str, Reported] = {}
+    reports: dict[str, Reported | None] = {member.vehicle: None for member in made.members}
     ever_offered: set[str] = set()
     for now_s in range(0, 200, 7):
         before, step = made, plan(made, reports, float(now_s))

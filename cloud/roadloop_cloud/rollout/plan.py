@@ -2,93 +2,41 @@
 
 Reports are levels: they may come late, twice, or contradict what was said before. The last decisive one counts: a
 vehicle that runs the release and wants nothing else has succeeded, one that took it back or refused it has failed, and
-one that says neither in time has failed too, until it says otherwise.
+one that was connected and says neither in time has failed too, until it says otherwise.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import replace
 
 import msgspec
 
-from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef, Reported
+from roadloop_cloud.rollout import gates, shadowing
+from roadloop_cloud.rollout.cohorts import Counts, Tally
+from roadloop_cloud.rollout.members import NOTHING, UNASSIGNED, Heard, Member, in_trouble, judge
+from roadloop_cloud.rollout.state import ACTIVE, Plan, Rollout, RolloutState, ShadowProof
 
-RolloutState = Literal["running", "paused", "succeeded", "failed", "aborted"]
-MemberState = Literal["waiting", "offered", "succeeded", "failed"]
-ACTIVE: tuple[RolloutState, ...] = ("running", "paused")
-TIMED_OUT = "timed-out"
-"""Error code of a vehicle that did not finish in time. It is the cloud's word, not the vehicle's."""
-
-_Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_change = msgspec.structs.replace
 
 
-class RolloutSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for. Thresholds are shares of 0 to 1."""
-
-    release: ReleaseRef
-    wave_sizes: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
-    success_threshold: _Ratio
-    """A wave passes its gate where at least this share of its vehicles succeeded."""
-    error_threshold: _Ratio
-    """The rollout is taken back where more than this share of the vehicles that finished failed."""
-    min_executed: Annotated[int, msgspec.Meta(ge=1)]
-    """How many must have finished before `error_threshold` is looked at."""
-    soak_s: Annotated[float, msgspec.Meta(ge=0)]
-    timeout_s: Annotated[float, msgspec.Meta(gt=0)]
-    policy: Policy = Policy()
-
-
-@dataclass(frozen=True)
-class Member:
-    """One vehicle of a rollout."""
-
-    vehicle: str
-    wave: int
-    state: MemberState = "waiting"
-    offered_at_s: float | None = None
-    error: ErrorInfo | None = None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A rollout and where it is. Times are seconds since the epoch."""
-
-    spec: RolloutSpec
-    members: tuple[Member, ...]
-    state: RolloutState = "running"
-    wave: int = 0
-    waived_wave: int = -1
-    """A wave that a person let pass although its gate held it."""
-    soak_since_s: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The rollout as it is now, and whose desired state follows from that."""
-
-    rollout: Rollout
-    offer: tuple[str, ...] = ()
-    """Vehicles that shall run the release."""
-    take_back: tuple[str, ...] = ()
-    """Vehicles that shall run again what they ran before."""
-
-
-def plan(rollout: Rollout, reports: Mapping[str, Reported], now_s: float) -> Plan:
-    """Judge every vehicle by its last report, then go on, wait, pause, finish or take the release back.
+def plan(rollout: Rollout, heard: Mapping[str, Heard], now_s: float) -> Plan:
+    """Judge every vehicle by its last word, then go on, wait, pause, finish or take the release back.
 
     A paused rollout offers nothing, but its vehicles are watched: too many errors take it back all the same.
     """
     if rollout.state not in ACTIVE:
         return Plan(rollout)
     spec = rollout.spec
-    members = tuple(_judge(member, reports.get(member.vehicle), spec, now_s) for member in rollout.members)
+    members = tuple([judge(member, heard.get(member.vehicle, NOTHING), spec, now_s) for member in rollout.members])
     rollout = replace(rollout, members=members)
-    failed, executed = _count(members, "failed"), _count(members, "failed", "succeeded")
-    if executed >= spec.min_executed and failed > spec.error_threshold * executed:
-        reason = f"{failed} of {executed} vehicles failed, allowed {spec.error_threshold:.0%}: {_errors(members)}"
-        return _end(rollout, "failed", reason, take_back_all=True)
-    return Plan(rollout) if rollout.state == "paused" else _advance(rollout, now_s)
+    counts = Counts(members)
+    step = _failures(rollout, counts)
+    if step is None:
+        return Plan(rollout) if rollout.state == "paused" else _advance(rollout, heard, counts, now_s)
+    if step.rollout.state != "running":
+        return step
+    onward = _advance(step.rollout, heard, Counts(step.rollout.members), now_s)
+    return _joined(step, onward)
 
 
 def pause(rollout: Rollout, reason: str) -> Rollout:
@@ -97,11 +45,17 @@ def pause(rollout: Rollout, reason: str) -> Rollout:
 
 
 def resume(rollout: Rollout) -> Rollout:
-    """Go on. A wave that was held by its gate is let pass: that is what a person resumes it for."""
-    if rollout.state != "paused":
+    """Go on. A wave that is done and held by a gate is let pass: that is what a person resumes it for."""
+    if rollout.state not in ACTIVE:
         return rollout
-    held = _gate(rollout) is not None and not _open(rollout)
-    return replace(rollout, state="running", reason="", waived_wave=rollout.wave if held else rollout.waived_wave)
+    counts = Counts(rollout.members)
+    open_gates = (gates.executed(rollout, counts), gates.success(rollout, counts))
+    waived = rollout.waived_wave
+    done = gates.finished(counts).state == "passed" and _begun(rollout, counts)
+    held = rollout.state == "running" or any(gate.state != "passed" for gate in open_gates)
+    if (done and held) or (rollout.spec.on_failure == "pause" and _is_bad(rollout, counts)):
+        waived = rollout.wave
+    return replace(rollout, state="running", reason="", waived_wave=waived, shadow_since_s=None)
 
 
 def abort(rollout: Rollout, take_back_all: bool) -> Plan:
@@ -109,93 +63,199 @@ def abort(rollout: Rollout, take_back_all: bool) -> Plan:
     return _end(rollout, "aborted", "aborted by a person", take_back_all) if rollout.state in ACTIVE else Plan(rollout)
 
 
-def verdict(release: ReleaseRef, reported: Reported) -> tuple[MemberState, ErrorInfo | None] | None:
-    """What a report says about a release on that vehicle; None where it decides nothing (yet)."""
-    slots = [slot for slot in reported.slots.values() if slot.task == release.task]
-    for slot in slots:
-        if slot.state in ("rolled-back", "refused") and _same(slot.target, release):
-            return "failed", slot.error or ErrorInfo(code=slot.state, detail="the vehicle gave no reason")
-    if slots and all(slot.state == "idle" and _same(slot.running, release) for slot in slots):
-        return "succeeded", None
+def roll_back(rollout: Rollout, reason: str, cohort: str | None = None) -> Plan:
+    """Take the release back from one cohort, or from all and end it; from all also after its success."""
+    if cohort is not None:
+        return _take_back(rollout, frozenset({cohort}), reason) if rollout.state in ACTIVE else Plan(rollout)
+    return _end(rollout, "failed", reason, take_back_all=True)
+
+
+def _failures(rollout: Rollout, counts: Counts) -> Plan | None:
+    """What follows from failures; None where there are few enough."""
+    spec = rollout.spec
+    bad = _bad_cohorts(rollout, counts)
+    if spec.on_failure == "pause":
+        if rollout.waived_wave >= rollout.wave or not _is_bad(rollout, counts):
+            return None
+        return Plan(pause(rollout, _too_many(rollout, bad or None)))
+    if spec.on_failure == "cohort" and bad and bad < counts.cohorts(remaining=True).keys():
+        rest = _everybody(Counts([m for m in rollout.members if m.cohort not in bad]))
+        if not rest.fails(spec):
+            return _take_back(rollout, bad, _too_many(rollout, bad))
+    if (bad and spec.on_failure == "cohort") or _everybody(counts).fails(spec):
+        return _end(rollout, "failed", _too_many(rollout, None), take_back_all=True)
     return None
 
 
-def _judge(member: Member, reported: Reported | None, spec: RolloutSpec, now_s: float) -> Member:
-    if member.state == "waiting":
-        return member
-    said = verdict(spec.release, reported) if reported is not None else None
-    if said is not None:
-        return replace(member, state=said[0], error=said[1])
-    waited_s = now_s - (member.offered_at_s or 0.0)
-    if member.state == "offered" and waited_s > spec.timeout_s:
-        late = ErrorInfo(code=TIMED_OUT, detail=f"not finished {waited_s:.0f} s after the offer")
-        return replace(member, state="failed", error=late)
-    return member
+def _everybody(counts: Counts) -> Tally:
+    return counts.of(remaining=True)
 
 
-def _advance(rollout: Rollout, now_s: float) -> Plan:
-    waiting = tuple(m.vehicle for m in rollout.members if m.wave <= rollout.wave and m.state == "waiting")
-    if waiting:
-        return Plan(_offer(rollout, now_s), offer=waiting)
-    if _open(rollout):
-        return Plan(replace(rollout, soak_since_s=None))
-    held = _gate(rollout)
-    if held is not None and rollout.waived_wave < rollout.wave:
-        return Plan(replace(pause(rollout, held), soak_since_s=None))
-    since_s = now_s if rollout.soak_since_s is None else rollout.soak_since_s
-    if now_s - since_s < rollout.spec.soak_s:
-        return Plan(replace(rollout, soak_since_s=since_s))
-    if rollout.wave + 1 == len(rollout.spec.wave_sizes):
-        return _end(rollout, "succeeded", "", take_back_all=False)
-    return _advance(replace(rollout, wave=rollout.wave + 1, soak_since_s=None), now_s)
+def _is_bad(rollout: Rollout, counts: Counts) -> bool:
+    return bool(_bad_cohorts(rollout, counts)) or _everybody(counts).fails(rollout.spec)
 
 
-def _offer(rollout: Rollout, now_s: float) -> Rollout:
-    members = tuple(
-        replace(m, state="offered", offered_at_s=now_s) if m.wave <= rollout.wave and m.state == "waiting" else m
-        for m in rollout.members
+def _bad_cohorts(rollout: Rollout, counts: Counts) -> frozenset[str]:
+    if counts.number("failed") == 0:
+        return frozenset()
+    return frozenset(name for name, tally in counts.cohorts(remaining=True).items() if tally.fails(rollout.spec))
+
+
+def _too_many(rollout: Rollout, cohorts: frozenset[str] | None) -> str:
+    mine = [m for m in rollout.members if not m.taken_back and (cohorts is None or m.cohort in cohorts)]
+    tally = Counts(mine).of()
+    among = f" of {'; '.join(sorted(cohorts))}" if cohorts else ""
+    share = f"{tally.failed} of {tally.executed} vehicles{among} failed, allowed {rollout.spec.error_threshold:.0%}"
+    return f"{share}: {gates.errors(mine)}"
+
+
+def _take_back(rollout: Rollout, cohorts: frozenset[str], reason: str) -> Plan:
+    """Those of the cohorts that have it get the previous release again, and the others are not offered it."""
+    affected = [m for m in rollout.members if m.cohort in cohorts and not m.taken_back]
+    members = tuple([_change(m, taken_back=True) if m.cohort in cohorts else m for m in rollout.members])
+    after = replace(rollout, members=members, reason=reason, soak_since_s=None)
+    return Plan(
+        pause(after, reason) if rollout.spec.after_cohort == "pause" else after,
+        take_back=tuple(m.vehicle for m in affected if m.offered_at_s is not None),
+        unshadow=tuple(m.vehicle for m in affected if _was_only_shadowed(m)),
     )
-    return replace(rollout, members=members, soak_since_s=None)
+
+
+def _advance(rollout: Rollout, heard: Mapping[str, Heard], counts: Counts, now_s: float) -> Plan:
+    rollout = _assign_ramp(rollout)
+    if any(_is_pending(m, rollout.wave) for m in rollout.members):
+        return _begin(rollout, heard, now_s)
+    if shadowing.shadowing(rollout):
+        return _judge_shadow(rollout, heard, now_s)
+    done = _judge_wave(rollout, heard, counts, now_s)
+    if done is not None:
+        return done
+    if not any(_is_open_later(m, rollout.wave) for m in rollout.members):
+        return _end(rollout, "succeeded", "", take_back_all=False)
+    return _advance(replace(rollout, wave=rollout.wave + 1, soak_since_s=None), heard, counts, now_s)
+
+
+def _begin(rollout: Rollout, heard: Mapping[str, Heard], now_s: float) -> Plan:
+    """Offer the current wave what it waits for, once it is approved, and proven where that is asked for."""
+    if gates.approval(rollout).state != "passed":
+        return Plan(rollout)
+    if rollout.spec.shadow is None or shadowing.proof_of(rollout) is not None:
+        return _offer(rollout, heard, now_s)
+    return _begin_shadow(rollout, now_s)
+
+
+def _begin_shadow(rollout: Rollout, now_s: float) -> Plan:
+    begun = tuple([m.vehicle for m in rollout.members if _is_pending(m, rollout.wave)])
+    members = tuple([_change(m, state="shadow") if _is_pending(m, rollout.wave) else m for m in rollout.members])
+    return Plan(replace(rollout, members=members, shadow_since_s=now_s), shadow=begun)
+
+
+def _judge_shadow(rollout: Rollout, heard: Mapping[str, Heard], now_s: float) -> Plan:
+    if rollout.shadow_since_s is None:
+        rollout = replace(rollout, shadow_since_s=now_s)
+    judged = shadowing.judge(rollout, heard)
+    if judged.verdict == "undecided":
+        gate = shadowing.gate(rollout, heard, now_s)
+        return Plan(pause(rollout, gate.detail) if gate.state == "held" else rollout)
+    proof = ShadowProof(
+        wave=rollout.wave,
+        decision=judged.verdict,
+        vehicles=judged.vehicles,
+        frames=judged.frames,
+        disagreed=judged.disagreed,
+        detail=judged.detail,
+    )
+    rollout = replace(rollout, proofs=(*rollout.proofs, proof), shadow_since_s=None)
+    if judged.verdict == "fail":
+        return _end(rollout, "failed", f"in the shadow of wave {rollout.wave + 1}: {judged.detail}", take_back_all=True)
+    gone = tuple([m.vehicle for m in rollout.members if m.state == "failed" and _was_only_shadowed(m)])
+    members = tuple([_change(m, state="waiting") if m.state == "shadow" else m for m in rollout.members])
+    return replace(_offer(replace(rollout, members=members), heard, now_s), unshadow=gone)
+
+
+def _judge_wave(rollout: Rollout, heard: Mapping[str, Heard], counts: Counts, now_s: float) -> Plan | None:
+    """What the current wave's gates say; None where it is through."""
+    if gates.finished(counts).state != "passed":
+        return Plan(replace(rollout, soak_since_s=None))
+    if _begun(rollout, counts) and rollout.waived_wave < rollout.wave:
+        for gate in (gates.executed(rollout, counts), gates.success(rollout, counts), gates.health(rollout, heard)):
+            if gate.state == "held":
+                return Plan(replace(pause(rollout, gate.detail), soak_since_s=None))
+            if gate.state == "waits":
+                return Plan(replace(rollout, soak_since_s=None))
+    since_s = now_s if rollout.soak_since_s is None else rollout.soak_since_s
+    rollout = replace(rollout, soak_since_s=since_s)
+    return Plan(rollout) if gates.soak(rollout, now_s).state != "passed" else None
+
+
+def _begun(rollout: Rollout, counts: Counts) -> bool:
+    """Whether anybody of the current wave was asked: not where all were left out before."""
+    wave = counts.of(wave=rollout.wave)
+    return wave.total > wave.states.get("waiting", 0)
+
+
+def _offer(rollout: Rollout, heard: Mapping[str, Heard], now_s: float) -> Plan:
+    def offered(member: Member) -> Member:
+        word = heard.get(member.vehicle, NOTHING)
+        return _change(
+            member,
+            state="offered",
+            offered_at_s=now_s,
+            since_s=now_s if word.since(now_s) else None,
+            troubled=in_trouble(rollout.spec.tasks, word.report),
+        )
+
+    pending = tuple([m.vehicle for m in rollout.members if _is_pending(m, rollout.wave)])
+    members = tuple([offered(m) if _is_pending(m, rollout.wave) else m for m in rollout.members])
+    return Plan(replace(rollout, members=members, soak_since_s=None), offer=pending)
+
+
+def _assign_ramp(rollout: Rollout) -> Rollout:
+    """Give the vehicles that the ramp reaches now their wave."""
+    ramp, wave = rollout.spec.ramp, rollout.wave
+    if ramp is None or any(m.wave == wave for m in rollout.members):
+        return rollout
+    before = sum(m.wave == wave - 1 and m.state == "succeeded" and not m.taken_back for m in rollout.members)
+    room = ramp.first if wave == 0 else max(ramp.first, math.ceil(ramp.factor * before))
+    free = [m.vehicle for m in rollout.members if m.wave == UNASSIGNED and not m.taken_back]
+    reached = frozenset(free[:room])
+    members = tuple([_change(m, wave=wave) if m.vehicle in reached else m for m in rollout.members])
+    return replace(rollout, members=members)
+
+
+def _is_pending(member: Member, wave: int) -> bool:
+    return member.state == "waiting" and 0 <= member.wave <= wave and not member.taken_back
+
+
+def _is_open_later(member: Member, wave: int) -> bool:
+    return member.state == "waiting" and not member.taken_back and (member.wave > wave or member.wave == UNASSIGNED)
+
+
+def _was_only_shadowed(member: Member) -> bool:
+    return member.state != "waiting" and member.offered_at_s is None and not member.taken_back
 
 
 def _end(rollout: Rollout, state: RolloutState, reason: str, take_back_all: bool) -> Plan:
-    ended = replace(rollout, state=state, reason=reason, soak_since_s=None)
     if state == "succeeded":
-        return Plan(ended)
-    offered = [m for m in rollout.members if m.state != "waiting"]
-    return Plan(ended, take_back=tuple(m.vehicle for m in offered if take_back_all or m.state != "succeeded"))
+        without = sorted({member.cohort for member in rollout.members if member.taken_back})
+        reason = f"taken back from {'; '.join(without)}" if without else ""
+        return Plan(replace(rollout, state=state, reason=reason, soak_since_s=None))
+    back = [m for m in rollout.members if m.offered_at_s is not None and not m.taken_back]
+    reached = frozenset([m.vehicle for m in back if take_back_all or m.state != "succeeded"])
+    members = tuple([_change(m, taken_back=True) if m.vehicle in reached else m for m in rollout.members])
+    ended = replace(rollout, state=state, reason=reason, members=members, soak_since_s=None)
+    return Plan(
+        ended,
+        take_back=tuple([m.vehicle for m in back if m.vehicle in reached]),
+        unshadow=tuple([m.vehicle for m in rollout.members if _was_only_shadowed(m)]),
+    )
 
 
-def _gate(rollout: Rollout) -> str | None:
-    """Why the current wave may not pass, or None."""
-    wave = [member for member in rollout.members if member.wave == rollout.wave]
-    succeeded = sum(member.state == "succeeded" for member in wave)
-    if succeeded >= rollout.spec.success_threshold * len(wave):
-        return None
-    share = f"{succeeded} of {len(wave)} vehicles of wave {rollout.wave + 1} succeeded"
-    return f"{share}, needed {rollout.spec.success_threshold:.0%}: {_errors(wave)}"
-
-
-def _open(rollout: Rollout) -> bool:
-    return any(member.state == "offered" for member in rollout.members)
-
-
-def _count(members: tuple[Member, ...], *states: MemberState) -> int:
-    return sum(member.state in states for member in members)
-
-
-def _errors(members: tuple[Member, ...] | list[Member]) -> str:
-    first: dict[str, str] = {}
-    for member in members:
-        if member.state == "failed" and member.error is not None:
-            first.setdefault(member.error.code, f"{member.vehicle}: {member.error.code}: {member.error.detail}")
-    return "; ".join(first.values())[:400]
-
-
-def _same(one: ReleaseRef | None, other: ReleaseRef) -> bool:
-    """The number and the hash decide; a version is only a name."""
-    return one is not None and (one.task, one.release, one.manifest_sha256) == (
-        other.task,
-        other.release,
-        other.manifest_sha256,
+def _joined(first: Plan, second: Plan) -> Plan:
+    return Plan(
+        second.rollout,
+        offer=first.offer + second.offer,
+        take_back=first.take_back + second.take_back,
+        shadow=first.shadow + second.shadow,
+        unshadow=first.unshadow + second.unshadow,
     )

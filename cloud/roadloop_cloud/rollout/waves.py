@@ -4,6 +4,9 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
+from roadloop_cloud.rollout.spec import Ramp
 from roadloop_models.errors import ConfigError
 
 
@@ -37,6 +40,26 @@ def wave_order(vehicles: Iterable[str], online: frozenset[str], salt: str) -> li
         return vehicle not in online, hashlib.sha256(f"{salt}/{vehicle}".encode()).digest()
 
     return sorted(vehicles, key=key)
+
+
+def parse_ramp(text: str) -> Ramp:
+    """`1x2`: one vehicle first, then twice as many as have succeeded. Raises ConfigError."""
+    first, _, factor = text.partition("x")
+    try:
+        return msgspec.convert({"first": int(first), "factor": float(factor)}, Ramp)
+    except (ValueError, msgspec.ValidationError):
+        raise ConfigError(f"ramp '{text}': expected FIRSTxFACTOR such as 1x2, the factor above 1") from None
+
+
+def ramp_sizes(ramp: Ramp, vehicles: int) -> tuple[int, ...]:
+    """The waves of a ramp where every vehicle succeeds."""
+    sizes: list[int] = []
+    left = vehicles
+    while left:
+        grown = ramp.first if not sizes else max(ramp.first, math.ceil(ramp.factor * sizes[-1]))
+        sizes.append(min(grown, left))
+        left -= sizes[-1]
+    return tuple(sizes)
 
 
 def _upto(entry: str, vehicles: int) -> int:

@@ -62,18 +62,26 @@ class DesiredState(Base):
 
 
 class RolloutRow(Base):
-    """A rollout and where it is; see rollout/plan.py for the meaning."""
+    """A rollout and where it is; see rollout/state.py for the meaning."""
 
     __tablename__ = "rollout"
 
     id: Mapped[int] = mapped_column(_RowId, primary_key=True, autoincrement=True)
     task: Mapped[str] = mapped_column(_Name)
+    """The first of its tasks."""
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[str] = mapped_column(String(16), index=True)
     reason: Mapped[str] = mapped_column(String(500), default="")
     wave: Mapped[int] = mapped_column(default=0)
     waived_wave: Mapped[int] = mapped_column(default=-1)
     soak_since_s: Mapped[float | None] = mapped_column(Float(53))
+    shadow_since_s: Mapped[float | None] = mapped_column(Float(53))
+    proofs: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    """What the shadow test decided, by wave."""
+    created_by: Mapped[str | None] = mapped_column(_Name)
+    """The operator who proved with their key that they asked for it."""
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Rises with every change of the row or its members."""
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     updated: Mapped[datetime] = mapped_column(UtcDateTime)
 
@@ -85,12 +93,30 @@ class RolloutMember(Base):
 
     rollout_id: Mapped[int] = mapped_column(_RowId, ForeignKey("rollout.id"), primary_key=True)
     vehicle: Mapped[str] = mapped_column(_Name, ForeignKey("vehicle.id"), primary_key=True)
+    position: Mapped[int] = mapped_column()
+    """Its place in the order in which vehicles join."""
     wave: Mapped[int] = mapped_column()
     state: Mapped[str] = mapped_column(String(16))
     offered_at_s: Mapped[float | None] = mapped_column(Float(53))
+    since_s: Mapped[float | None] = mapped_column(Float(53))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    cohort: Mapped[str] = mapped_column(String(400), default="")
+    troubled: Mapped[bool] = mapped_column(default=False)
     previous: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     taken_back: Mapped[bool] = mapped_column(default=False)
+
+
+class RolloutApproval(Base):
+    """What an operator has signed about a rollout, as it was signed; see rollout/approvals.py."""
+
+    __tablename__ = "rollout_approval"
+
+    id: Mapped[int] = mapped_column(_RowId, primary_key=True, autoincrement=True)
+    rollout_id: Mapped[int] = mapped_column(_RowId, ForeignKey("rollout.id"), index=True)
+    operator: Mapped[str] = mapped_column(_Name)
+    signed: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The statement with its signature."""
+    received: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class RolloutClaim(Base):

@@ -1,0 +1,68 @@
+"""What the database knows of vehicles when a rollout is made."""
+
+from collections.abc import Collection
+
+import msgspec
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from roadloop_cloud.rollout.members import TIMED_OUT
+from roadloop_cloud.rollout.target import Candidate
+from roadloop_cloud.store.fleet_tables import DesiredState, RolloutClaim, RolloutMember, RolloutRow
+from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_models.contract.messages import ReleaseRef, Reported
+
+
+def candidates(session: Session, tasks: Collection[str], not_in: int | None = None) -> list[Candidate]:
+    """All vehicles by id; with `not_in` those that are no members of that rollout."""
+    busy: dict[str, dict[str, int]] = {}
+    claims = select(RolloutClaim.vehicle, RolloutClaim.task, RolloutClaim.rollout_id).where(
+        RolloutClaim.task.in_(tasks)
+    )
+    for vehicle, task, rollout in session.execute(claims):
+        busy.setdefault(vehicle, {})[task] = rollout
+    failed = _failures(session, tasks)
+    return [
+        Candidate(
+            vehicle=row.id,
+            hardware=row.hardware,
+            profile=row.profile,
+            tags=tuple(row.tags),
+            online=row.online,
+            seen_s=None if row.last_seen is None else row.last_seen.timestamp(),
+            agent_version=row.agent_version,
+            report=None if row.reported is None else msgspec.convert(row.reported, Reported),
+            wanted=msgspec.convert(slots or {}, dict[str, ReleaseRef]),
+            busy=busy.get(row.id, {}),
+            failed=failed.get(row.id, {}),
+        )
+        for row, slots in session.execute(_query(not_in))
+    ]
+
+
+def _query(not_in: int | None) -> Select[tuple[Vehicle, dict[str, object]]]:
+    query = select(Vehicle, DesiredState.slots).outerjoin(DesiredState, DesiredState.vehicle == Vehicle.id)
+    if not_in is not None:
+        member = select(RolloutMember.vehicle).where(
+            RolloutMember.rollout_id == not_in, RolloutMember.vehicle == Vehicle.id
+        )
+        query = query.where(~member.exists())
+    return query.order_by(Vehicle.id)
+
+
+def _failures(session: Session, tasks: Collection[str]) -> dict[str, dict[tuple[str, int], str]]:
+    """Vehicle -> (task, release) -> the error with which an earlier rollout failed there by the vehicle's own word."""
+    query = (
+        select(RolloutMember.vehicle, RolloutMember.error, RolloutRow.spec)
+        .join(RolloutRow, RolloutRow.id == RolloutMember.rollout_id)
+        .where(RolloutMember.state == "failed")
+    )
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for vehicle, error, spec in session.execute(query):
+        code = (error or {}).get("code", "failed")
+        if code == TIMED_OUT:
+            continue
+        for ref in (spec["release"], *spec.get("also", ())):
+            if ref["task"] in tasks:
+                found.setdefault(vehicle, {})[(ref["task"], ref["release"])] = code
+    return found
