@@ -1,7 +1,7 @@
 """A director in memory, whose metadata tests may tamper with: one seat for each vehicle."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -36,6 +36,7 @@ class FakeDirector:
         self.signers = {role: CryptoSigner.generate_ed25519() for role in ROLES}
         self.seats: dict[str, Seat] = {}
         self.roots: dict[str, bytes] = {}
+        self.wrapped_keys: Callable[[str, ReleaseRef], Mapping[str, str]] = lambda vehicle, ref: {}
         self.sign_root()
 
     def sign_root(self, *, new_keys: bool = False) -> None:
@@ -54,7 +55,9 @@ class FakeDirector:
         targets = {}
         for slot, ref in desired.slots.items():
             path = f"{ref.task}/{ref.release}/{MANIFEST_NAME}"
-            custom = {"slots": [slot], "release": ref.release, "version": ref.version}
+            custom: dict[str, object] = {"slots": [slot], "release": ref.release, "version": ref.version}
+            if keys := self.wrapped_keys(vehicle, ref):
+                custom["keys"] = dict(keys)
             targets[path] = TargetFile(size_of(ref), {"sha256": ref.manifest_sha256}, path, {"custom": custom})
         for slot, ref in desired.shadows.items():
             path = f"{ref.task}/{ref.release}/{MANIFEST_NAME}"
