@@ -1,10 +1,11 @@
-"""Figures of the delivery of releases: what it costs a vehicle to ask whether there is anything new."""
+"""Figures of the delivery of releases: what it costs to ask whether there is anything new, and how it then comes."""
 
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+from tests.bench import deltas
 from tests.bench.figures import Figure, Result
 from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import StagedVehicle
@@ -13,7 +14,12 @@ CHECKS = 20
 _figure = partial(Figure, command="scripts/bench delivery")
 
 
-def figures(_data: Path | None) -> list[Result]:
+def figures(data: Path | None) -> list[Result]:
+    """All that `scripts/bench delivery` measures."""
+    return [*_check(), *deltas.figures(data)]
+
+
+def _check() -> list[Result]:
     """A check of the image repository when nothing has changed."""
     with tempfile.TemporaryDirectory() as folder:
         vehicle = StagedVehicle(Path(folder), utc_now())
