@@ -6,7 +6,6 @@ where it saves enough; as a target it is signed like any other file.
 """
 
 import logging
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.bundle import Bundle, FileEntry
-from roadloop_models.bundle.delta import KINDS, MAX_PATCHED_BYTES, PatchKind, apply_patch, make_patch, patch_name
+from roadloop_models.bundle.delta import KINDS, MAX_PATCHED_BYTES, PatchKind, patch_name
 from roadloop_models.contract.messages import ReportedSlot
 
 if TYPE_CHECKING:
@@ -36,10 +35,6 @@ MIN_FILE_BYTES = 4096
 """What is smaller comes whole: its metadata would cost as much."""
 MAX_TARGET_PATH = 200 - len("targets/") - 65
 """Of a target's name: what a vehicle may ask for is bounded, and the SHA-256 comes before it."""
-CHILD_MEMORY_BYTES = 3 << 30
-CHILD_CPU_S = 300
-_ORDER: tuple[PatchKind, ...] = ("subtract-zstd", "patch-from", "bsdiff4")
-"""The one that takes most memory last: where the process dies of it, the others are made."""
 
 OnStep = Callable[[str, float | None], None]
 
@@ -133,7 +128,8 @@ def bytes_to_receive(
 
 
 def _try_all(pair: Pair, place: Path) -> list[MadePatch]:
-    command = [sys.executable, "-m", "roadloop_cloud.registry.deltas", str(pair.base), str(pair.target), str(place)]
+    command = [sys.executable, "-m", "roadloop_cloud.registry.patch_process"]
+    command += [str(path) for path in (pair.base, pair.target, place)]
     # A kind that needs too much memory or time is left out; the release is published without it.
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
@@ -141,20 +137,3 @@ def _try_all(pair: Pair, place: Path) -> list[MadePatch]:
         _log.warning("%s: not all kinds of patches could be made: %s", pair.entry.path, why[0])
     files = [(kind, place / kind) for kind in KINDS]
     return [MadePatch(pair, kind, file, file.stat().st_size) for kind, file in files if file.exists()]
-
-
-def main(base_path: str, target_path: str, place: str) -> None:
-    """The process that makes patches: each appears in the folder once it has been proved."""
-    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_CPU_S, CHILD_CPU_S))
-    base, target = Path(base_path).read_bytes(), Path(target_path).read_bytes()
-    for kind in _ORDER:
-        patch = make_patch(kind, base, target)
-        if apply_patch(kind, base, patch, len(target)) == target:
-            partial = Path(place) / f"{kind}.partial"
-            partial.write_bytes(patch)
-            partial.rename(Path(place) / kind)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
