@@ -1,5 +1,6 @@
 """`roadloop models`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from roadloop_cloud.cli.options import with_application, with_output, with_reque
 from roadloop_cloud.cli.output import Output, details, table
 
 if TYPE_CHECKING:
+    from roadloop_cloud.registry.deltas import SignedPatch
     from roadloop_cloud.store.fleet_tables import Model, Release
     from roadloop_models.bundle import Bundle
 
@@ -113,6 +115,7 @@ def publish(
             f"Next, where the keys are: roadloop keys sign {request} --keys FOLDER",
         )
         return
+    patches = app.releases.patches(release)
     output.result(
         {
             "task": task,
@@ -120,8 +123,10 @@ def publish(
             "release": release.release,
             "manifest_sha256": release.manifest_sha256,
             "sealed": release.sealed,
+            "patches": [asdict(patch) for patch in patches],
         },
         f"{task} {version} is release {release.release}{', sealed' if release.sealed else ''}",
+        *(_shown_patch(patch) for patch in patches),
         f"Next: roadloop rollout create --task {task} --release {release.release} --all",
     )
 
@@ -232,6 +237,13 @@ def as_json(model: "Model", releases: "list[Release] | Any") -> dict[str, Any]:
         "lineage": model.lineage,
         "created": model.created,
     }
+
+
+def _shown_patch(patch: "SignedPatch") -> str:
+    return (
+        f"vehicles that have {patch.path} {patch.base_sha256[:12]} receive {patch.size_bytes:,} B of it instead of "
+        f"{patch.whole_bytes:,} B ({patch.kind})"
+    )
 
 
 def _contents(bundle: "Bundle") -> dict[str, Any]:

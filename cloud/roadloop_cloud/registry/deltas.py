@@ -69,6 +69,30 @@ class MadePatch:
         return {"patch": self.kind, "from": self.pair.base_sha256, "to": self.pair.entry.sha256}
 
 
+@dataclass(frozen=True)
+class SignedPatch:
+    """A patch that is published with a release."""
+
+    path: str
+    """Of the file that it makes."""
+    base_sha256: str
+    kind: str
+    size_bytes: int
+    whole_bytes: int
+
+
+def signed_patches(targets: "Mapping[str, TargetFile]", prefix: str) -> list[SignedPatch]:
+    """The patches of the release whose targets' names begin with `prefix`, by file and size."""
+    found = []
+    for name, target in targets.items():
+        custom = target.custom or {}
+        whole = targets.get(name.rpartition(".from-")[0])
+        if name.startswith(f"{prefix}/") and "patch" in custom and whole is not None:
+            path = whole.path.removeprefix(f"{prefix}/")
+            found.append(SignedPatch(path, custom["from"], custom["patch"], target.length, whole.length))
+    return sorted(found, key=lambda patch: (patch.path, patch.size_bytes))
+
+
 def running_releases(session: Session, task: str) -> list[int]:
     """The releases of a task that vehicles say they run, those of most vehicles first."""
     counts: Counter[int] = Counter()

@@ -139,6 +139,10 @@ class Releases:
                 _log.warning("no patches from release %d: %s", row.release, error)
         return bases
 
+    def patches(self, release: Release) -> Sequence[deltas.SignedPatch]:
+        """The patches that a release is published with."""
+        return deltas.signed_patches(self._repository.targets(), f"{release.task}/{release.release}")
+
     def renew_online(self) -> bool:
         """Sign snapshot and timestamp anew where it is time; returns whether it was."""
         renewed = self._repository.renew_online(self._online_keys.at_hand())
