@@ -178,7 +178,7 @@ class Retraining:
                 return view.id
         named = spec.rollout.vehicles or spec.rollout.tags
         target = Target(spec.rollout.vehicles, spec.rollout.tags, everyone=not named)
-        return self.rollouts.create(spec.task, release, target, Settings(waves=spec.rollout.waves))
+        return self.rollouts.create(spec.task, release, target, Settings(waves=spec.rollout.waves), unattended=True)
 
 
 class _Timed:

@@ -75,12 +75,14 @@ class Rollouts:
         *,
         also: Sequence[tuple[str, int]] = (),
         author: Signatory | None = None,
+        unattended: bool = False,
     ) -> int:
         """Begin to take a release to vehicles; the first wave is offered by the next tick. Returns the rollout's id.
 
-        `also` are releases of other tasks that go with it. Raises NotFoundError (no such release or vehicle),
-        ConfigError (waves, thresholds), BadInputError (nobody is left, no author where approvals are needed) or
-        ConflictError where a vehicle's task is in an active rollout already.
+        `also` are releases of other tasks that go with it. Where people must approve it, its author has to prove who
+        they are, unless it is `unattended`: then a program asks, and any operator may approve.
+        Raises NotFoundError (no such release or vehicle), ConfigError (waves, thresholds), BadInputError (nobody is
+        left, no author where approvals are needed) or ConflictError where a vehicle's task is in an active rollout.
         """
         if author is not None:
             self._operators.check(author)
@@ -89,6 +91,8 @@ class Rollouts:
             with self._database.transaction() as session:
                 prepared = self._prepare(session, requirements, target, settings or Settings())
                 _refuse(prepared)
+                if prepared.spec.approvals and author is None and not unattended:
+                    raise BadInputError("this rollout needs approvals: say who creates it by --as NAME --key FILE")
                 return _insert(session, prepared, author)
         except IntegrityError as error:  # another process claimed one in the same moment
             raise ConflictError(f"a vehicle of this rollout is in another active rollout of {task}") from error
