@@ -4,6 +4,7 @@ Kept durably beside the metadata, with a checksum: a flipped bit must neither lo
 high that no honest version ever exceeds it. Where it is damaged, the metadata (which are signed) are all the memory.
 """
 
+import errno
 import hashlib
 import logging
 from datetime import datetime
@@ -34,6 +35,10 @@ def read_floor(path: Path) -> Floor | None:
         digest, _, content = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        digest, content = b"", b""
     try:
         if digest.decode() == hashlib.sha256(content).hexdigest():
             return msgspec.json.decode(content, type=Floor)
