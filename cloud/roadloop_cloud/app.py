@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.mqtt import MqttClient
     from roadloop_cloud.registry.ceremonies import Ceremonies
     from roadloop_cloud.registry.director import Directors
+    from roadloop_cloud.registry.director_keys import DirectorKeys
     from roadloop_cloud.registry.keys import KeyFolder
     from roadloop_cloud.registry.models import ModelRegistry
     from roadloop_cloud.registry.releases import Releases
@@ -158,6 +159,18 @@ class Application:
         offline = KeyFolder(self.workspace.offline_keys, DIRECTOR_OFFLINE)
         offline.create()
         self.directors.create(offline.signers())
+
+    @cached_property
+    def director_keys(self) -> "DirectorKeys":
+        """What a person does with the director's keys."""
+        from roadloop_cloud.registry.director import DIRECTOR_OFFLINE, DIRECTOR_ONLINE
+        from roadloop_cloud.registry.director_keys import DirectorKeys
+        from roadloop_cloud.registry.keys import KeyFolder
+        from roadloop_cloud.store.database import now_utc
+
+        offline = KeyFolder(self.workspace.offline_keys, DIRECTOR_OFFLINE)
+        online = KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE)
+        return DirectorKeys(self.directors, offline, online, now_utc)
 
     @cached_property
     def rollouts(self) -> "Rollouts":

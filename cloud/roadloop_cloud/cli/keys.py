@@ -8,8 +8,10 @@ import click
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli.options import with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, table
+from roadloop_models.errors import BadInputError
 
 if TYPE_CHECKING:
+    from roadloop_cloud.registry.ceremonies import RoleKeys
     from roadloop_cloud.registry.change import Change, Unsigned
     from roadloop_cloud.registry.keys import PublicKey
 
@@ -54,14 +56,14 @@ def show(app: Application, output: Output) -> None:
     Example:
       roadloop keys show --json
     """
-    roles = app.ceremonies.show()
+    roles = [*app.ceremonies.show(), *app.director_keys.show()]
     rows = [
         {
             "role": role.role,
             "version": role.version,
             "expires": role.expires,
-            "days_left": round(role.days_left, 2),
-            "expired": role.days_left <= 0,
+            "days_left": None if role.days_left is None else round(role.days_left, 2),
+            "expired": role.days_left is not None and role.days_left <= 0,
             "warning": role.warning,
             "threshold": role.threshold,
             "keys": [key.keyid for key in role.keys],
@@ -73,7 +75,7 @@ def show(app: Application, output: Output) -> None:
         (
             role.role,
             role.version,
-            f"{role.expires:%Y-%m-%d} ({role.days_left:.1f} days)" + (f"\n{role.warning}" if role.warning else ""),
+            _until(role),
             f"{role.threshold} of {len(role.keys)}",
             "\n".join(f"{key.keyid[:8]} {key.file or 'kept elsewhere'}" for key in role.keys),
         )
@@ -97,7 +99,17 @@ def rotate(app: Application, output: Output, role: str, public: "PublicKey | Non
     Example:
       roadloop keys rotate timestamp
     """
-    _done(output, f"{role} has a new key", app.ceremonies.rotate(role, public, request), request)
+    from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES
+
+    if role not in DIRECTOR_ROLES:
+        _done(output, f"{role} has a new key", app.ceremonies.rotate(role, public, request), request)
+        return
+    if public is not None or request is not None:
+        raise BadInputError(
+            f"{role}: the director's keys are rotated where both its folders of keys are, without files"
+        )
+    version = app.director_keys.rotate(role)
+    output.result({"published": True, "changed": {DIRECTOR_ROLES[0]: version}, "missing": []}, f"{role} has a new key")
 
 
 @command.command()
@@ -177,14 +189,19 @@ def delegate(app: Application, output: Output, task: str, public: "PublicKey | N
 @with_request
 @with_application
 def renew(app: Application, output: Output, offline: bool, request: Path | None) -> None:
-    """Sign metadata anew before it expires. The running service does it for snapshot and timestamp by itself.
+    """Sign metadata anew before it expires; with --offline the director's root as well.
+
+    The running service does it for snapshot and timestamp by itself.
 
     \b
     Example:
       roadloop keys renew --offline
     """
     if offline:
-        _done(output, "signed anew", app.ceremonies.renew(request), request)
+        change = app.ceremonies.renew(request)
+        if request is None:
+            app.director_keys.renew()
+        _done(output, "signed anew", change, request)
     else:
         renewed = app.releases.renew_online()
         output.result({"renewed": renewed}, "signed anew" if renewed else "nothing is due yet")
@@ -280,6 +297,12 @@ def import_(app: Application, output: Output, file: Path) -> None:
         *(f"{role} is version {metadata.signed.version} now" for role, metadata in change.changed.items()),
         *(f"{row.task} {row.version} is release {row.release}" for row in releases),
     )
+
+
+def _until(role: "RoleKeys") -> str | None:
+    if role.expires is None:
+        return None
+    return f"{role.expires:%Y-%m-%d} ({role.days_left:.1f} days)" + (f"\n{role.warning}" if role.warning else "")
 
 
 def _done(output: Output, said: str, change: "Change", request: Path | None) -> None:

@@ -38,9 +38,10 @@ class RoleKeys:
     """A role as a person looks at it."""
 
     role: str
-    version: int
-    expires: datetime
-    days_left: float
+    version: int | None
+    """None, like the next two, where a role signs for each vehicle by itself."""
+    expires: datetime | None
+    days_left: float | None
     warning: str | None
     threshold: int
     keys: tuple[KeyStatus, ...]

@@ -88,7 +88,10 @@ class Releases:
             step("sign", None)
             files = [*_targets(bundle, row), *patches]
             if request is not None:
-                write_request(request, self._repository.prepare_publication(files, self._signers(task)))
+                signers = self._signers(task)
+                change = self._repository.prepare_publication(files, signers)
+                change.sign(signers.values())
+                write_request(request, change)
                 return row
             self._repository.publish(files, self._signers(task), self._online_keys.at_hand())
         with self._database.transaction() as session:

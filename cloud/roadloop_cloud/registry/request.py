@@ -51,7 +51,7 @@ def decode_request(content: bytes, where: str) -> Change:
         raise BadInputError(f"{where}: {len(content)} bytes, at most {MAX_REQUEST_BYTES} are read")
     try:
         file = msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInputError(f"{where}: no request for signatures: {error}") from error
     if file.roadloop_request != _FORMAT:
         raise BadInputError(f"{where}: of format {file.roadloop_request}, this version reads {_FORMAT}")
@@ -137,7 +137,7 @@ def _raw(metadata: Mapping[str, Offline]) -> dict[str, msgspec.Raw]:
 def _metadata(role: str, content: bytes, where: str) -> Offline:
     try:
         metadata = Metadata[Root | Targets].from_bytes(content)
-    except RepositoryError as error:
+    except (RepositoryError, RecursionError) as error:
         raise BadInputError(f"{where}: {role}: {error}") from error
     if not isinstance(metadata.signed, Root if role == ROOT else Targets):
         raise TrustError(f"{where}: {role} holds metadata of role {metadata.signed.type}; do not sign it")
