@@ -8,7 +8,7 @@ from typing import Protocol
 
 from roadloop_agent.drive.shadow.host import Installed, Shadow
 from roadloop_agent.ipc import ShadowSums, ShadowWish
-from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.contract.shadows import same_content
 
 _LOG = logging.getLogger(__name__)
 SAY_S = 1.0
@@ -87,7 +87,7 @@ class Shadows:
 
     def _settle(self, name: str, slot: Shadowed) -> None:
         wish, incumbent, shadow = self._wishes.get(name), slot.incumbent, slot.shadow
-        wanted = wish is not None and incumbent is not None and not _same(wish.candidate.ref, incumbent.ref)
+        wanted = wish is not None and incumbent is not None and not same_content(wish.candidate.ref, incumbent.ref)
         if shadow is not None and not (wanted and _goes_on(shadow, wish, incumbent)):
             self._say(shadow.said(self._boot))
             shadow.stop()
@@ -108,7 +108,3 @@ class Shadows:
 
 def _goes_on(shadow: Shadow, wish: _Wish | None, incumbent: Installed | None) -> bool:
     return wish is not None and shadow.candidate == wish.candidate and shadow.incumbent == incumbent
-
-
-def _same(one: ReleaseRef, other: ReleaseRef) -> bool:
-    return one.manifest_sha256 == other.manifest_sha256

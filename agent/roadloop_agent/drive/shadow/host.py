@@ -50,6 +50,10 @@ class Installed:
 class Process(Protocol):
     """The shadow's process."""
 
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
     def kill(self) -> None:
         """End it at once."""
 
@@ -79,7 +83,7 @@ def spawner(variant: str, providers: Sequence[str], sealing_key: Path) -> Spawn:
     return spawn
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """The candidate is at fault; `info` says how."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -134,6 +138,17 @@ class Shadow:
         if process is not None:
             process.kill()
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None where there is none."""
+        process = self._process
+        return None if process is None or not self.is_alive else process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it goes on; where not, its process is gone as well."""
+        return self._thread.is_alive()
+
     def offer(self, seen: Seen) -> None:
         """Called by the slot's thread for every frame that the incumbent decided about."""
         if not self._hungry or self.paused:
@@ -166,7 +181,7 @@ class Shadow:
             starts += 1
             try:
                 killed_by = self._attend()
-            except _RefusedError as error:
+            except RefusedError as error:
                 self._refuse(error.info)
                 return
             except Exception as error:  # noqa: BLE001 (a fault of the agent ends the shadow and nothing else)
@@ -188,7 +203,7 @@ class Shadow:
             self._refused = error
 
     def _attend(self) -> str:
-        """Start the process and feed it until it ends; how it was ended from outside. Raises _RefusedError."""
+        """Start the process and feed it until it ends; how it was ended from outside. Raises RefusedError."""
         try:
             process, sock = self._spawn(self.candidate.directory, self.incumbent.directory)
         except OSError as error:
@@ -202,20 +217,20 @@ class Shadow:
         except TimeoutError:
             what = "did not answer" if self._loaded else "did not load"
             limit_s = ANSWER_TIMEOUT_S if self._loaded else LOAD_TIMEOUT_S
-            raise _RefusedError(LatencyError.code, f"the candidate {what} within {limit_s:.0f} s") from None
+            raise RefusedError(LatencyError.code, f"the candidate {what} within {limit_s:.0f} s") from None
         except (MessageError, OSError) as error:
             _LOG.warning("slot %s: its shadow: %s", self._slot, error)
         finally:
             self._loaded = self._hungry = False
             process.kill()
             code = process.wait()
-        return _ended(code)
+        return ended(code)
 
     def _feed(self, sock: socket.socket) -> None:
         sock.settimeout(LOAD_TIMEOUT_S)
         answer = receive_answer(sock)
         if isinstance(answer, Failed):
-            raise _RefusedError(answer.code, answer.detail)
+            raise RefusedError(answer.code, answer.detail)
         if not isinstance(answer, Ready):
             return
         self._loaded = True
@@ -255,14 +270,14 @@ class Shadow:
                 sums.errors += 1
         if isinstance(answer, Failed) and sums.errors >= TRIES and sums.errors > sums.frames:
             share = f"{sums.errors} of {sums.errors + sums.frames} frames"
-            raise _RefusedError(answer.code, f"it fails on {share}: {answer.detail}")
+            raise RefusedError(answer.code, f"it fails on {share}: {answer.detail}")
 
 
-def _ended(code: int) -> str:
-    """How something else ended the process. Raises _RefusedError where it was the candidate."""
+def ended(code: int) -> str:
+    """How something else ended the process. Raises RefusedError where it was the candidate."""
     if code >= 0:
-        raise _RefusedError(FailedError.code, f"the shadow's process ended with exit code {code}")
+        raise RefusedError(FailedError.code, f"the shadow's process ended with exit code {code}")
     name = signal.Signals(-code).name
     if -code not in _FROM_OUTSIDE:
-        raise _RefusedError(FailedError.code, f"the candidate's runtime died of {name}")
+        raise RefusedError(FailedError.code, f"the candidate's runtime died of {name}")
     return f"by {name}"

@@ -77,13 +77,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 def send_case(sock: socket.socket, seen: Seen) -> None:
     """Send what was seen. Raises MessageError where it is more than a shadow takes, OSError."""
-    arrays = [np.ascontiguousarray(array) for array in seen]
-    specs = tuple(ArraySpec(array.dtype.str, np.shape(given)) for array, given in zip(arrays, seen, strict=True))
+    specs = tuple(ArraySpec(array.dtype.str, array.shape) for array in seen)
     if sum(spec.size_bytes for spec in specs) > MAX_ARRAY_BYTES:
         raise MessageError(f"shadow: a frame of more than {MAX_ARRAY_BYTES} bytes")
     _send(sock, _encoder.encode(Look(specs)))
-    for array in arrays:
-        sock.sendall(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    for array in seen:
+        if array.size:
+            sock.sendall(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def receive_case(sock: socket.socket) -> Seen | None:
