@@ -140,6 +140,8 @@ def verify_provisioned(provisioned: Path, refs: Iterable[ReleaseRef]) -> None:
         root.verify_delegate("root", root)
         targets = Metadata[Targets].from_bytes(provisioned_file(provisioned / "metadata" / "targets.json"))
         root.verify_delegate("targets", targets)
+        director = Metadata[Root].from_bytes(provisioned_file(provisioned / "director" / "root.json"))
+        director.verify_delegate("root", director)
         for ref in refs:
             _verify_given(provisioned, targets, ref)
 
