@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.registry.repository import ImageRepository
     from roadloop_cloud.registry.sealing import SealedReleases
     from roadloop_cloud.retrain.pipeline import Retraining
+    from roadloop_cloud.rollout.previews import Previews
     from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.rollout.shadow_runs import ShadowRuns
     from roadloop_cloud.rollout.statements import Operators
@@ -178,6 +179,21 @@ class Application:
         from roadloop_cloud.rollout.service import Rollouts
 
         return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time, self.operators)
+
+    @cached_property
+    def previews(self) -> "Previews":
+        """Rollouts before they begin."""
+        from roadloop_cloud.rollout.previews import Previews
+
+        config = self.workspace.config
+        return Previews(
+            self.rollouts,
+            self.releases,
+            lambda: {name: target.length for name, target in self.repository.targets().items()},
+            bytes_per_s=config.fetch.bytes_per_s,
+            cost_per_gb=config.rollout.cost_per_gb,
+            clock=time.time,
+        )
 
     @cached_property
     def operators(self) -> "Operators":

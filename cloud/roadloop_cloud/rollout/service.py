@@ -42,6 +42,8 @@ class Prepared:
     selection: Selection
     order: tuple[Candidate, ...]
     requirements: tuple[Requirement, ...]
+    fleet: int
+    """Vehicles that have a slot of the first task, whether they are meant or not."""
 
 
 class Rollouts:
@@ -285,7 +287,8 @@ class Rollouts:
         by_id = {one.vehicle: one for one in selection.chosen}
         online = frozenset(one.vehicle for one in selection.chosen if one.online)
         order = wave_order(by_id, online, _salt(spec))
-        return Prepared(spec, selection, tuple(by_id[vehicle] for vehicle in order), requirements)
+        fleet = sum(bool(one.slots(tasks[0])) for one in known)
+        return Prepared(spec, selection, tuple(by_id[vehicle] for vehicle in order), requirements, fleet)
 
 
 def _salt(spec: RolloutSpec) -> str:
