@@ -71,6 +71,8 @@ class SlotShadow:
     failures: int = 0
     due_s: float = 0.0
     error: ErrorInfo | None = None
+    heard: bool = False
+    """Whether drive has said anything of the candidate since it was asked first."""
 
     @property
     def wanted(self) -> ReleaseRef | None:
@@ -88,7 +90,7 @@ class SlotShadow:
             return msgspec.structs.replace(report, state="refused", error=self.error)
         if self.phase is Phase.YIELDING:
             return msgspec.structs.replace(report, state="paused", error=None)
-        if self.phase is Phase.OFFERED:
+        if self.phase is Phase.OFFERED and self.heard:
             return report
         return msgspec.structs.replace(report, state="loading", error=self.error)
 
@@ -226,7 +228,7 @@ def _kept(tally: Tally | None, ref: ReleaseRef) -> Tally | None:
 
 
 def _prepared(state: SlotShadow, event: Prepared, now_s: float) -> Step:
-    return _ask(replace(state, phase=Phase.OFFERED, failures=0, error=None), now_s)
+    return _ask(replace(state, phase=Phase.OFFERED, failures=0, error=None, heard=False), now_s)
 
 
 def _failed(state: SlotShadow, event: Failed, now_s: float) -> Step:
@@ -256,7 +258,7 @@ def _said(state: SlotShadow, event: Said, now_s: float) -> Step:
         return heard, (Ask(None),)
     if event.report.state == "refused" and event.report.error is not None:
         return _refuse(heard, event.report.error, (Ask(None),))
-    return replace(heard, due_s=now_s + ASK_AGAIN_S), ()
+    return replace(heard, due_s=now_s + ASK_AGAIN_S, heard=True), ()
 
 
 def _counted(tally: Tally | None, event: Said) -> Tally:
@@ -271,7 +273,7 @@ def _counted(tally: Tally | None, event: Said) -> Tally:
 
 
 def _drive_started(state: SlotShadow, event: DriveStarted, now_s: float) -> Step:
-    return replace(state, due_s=now_s) if state.phase is Phase.OFFERED else state, ()
+    return replace(state, due_s=now_s, heard=False) if state.phase is Phase.OFFERED else state, ()
 
 
 def _tick(state: SlotShadow, event: Tick, now_s: float) -> Step:
