@@ -423,7 +423,9 @@ def build_updates(
     """The update service and all that it needs."""
     from roadloop_agent.update.check import CheckSchedule, DirectorCheck
     from roadloop_agent.update.delivery import Delivery
+    from roadloop_agent.update.disk import disk_errors
     from roadloop_agent.update.fetch import BlockFetcher
+    from roadloop_agent.update.floor import read_floor
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
     from roadloop_agent.update.shadows import ShadowFile, Shadows
@@ -455,7 +457,10 @@ def build_updates(
         return Acceptance(check.assignment, images, store.slot)(slot, ref, shadow)
 
     chance = random.SystemRandom().random
-    check = DirectorCheck(ask_director, mailroom.director, CheckSchedule(chance), clock)
+    with disk_errors(config.state_dir):
+        seen = read_floor(config.state_dir / "director" / "floor.json")
+    version = 0 if seen is None else seen.versions.get("targets", 0)
+    check = DirectorCheck(ask_director, mailroom.director, CheckSchedule(chance), clock, version)
     slots = {name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()}
     delivery = Delivery(
         staging=config.state_dir / "staging",

@@ -59,12 +59,15 @@ class DirectorCheck:
         tell: Callable[[int, ErrorInfo | None], None],
         schedule: CheckSchedule,
         mono: Callable[[], float],
+        version: int = 0,
     ) -> None:
+        """`version`: the newest that was verified before this start."""
         self._refresh = refresh
         self._tell = tell
         self._schedule = schedule
         self._mono = mono
-        self._version = 0
+        self._version = version
+        tell(version, None)
 
     def soon(self) -> None:
         """There is a new connection, or a new desired state; from any thread."""

@@ -9,12 +9,15 @@ import hashlib
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from tuf.api.metadata import Root, Snapshot, Timestamp
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.refused import MetadataError
+
+if TYPE_CHECKING:  # python-tuf takes 12 MB, and this is read before it is needed
+    from tuf.api.metadata import Root, Snapshot, Timestamp
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def write_floor(path: Path, floor: Floor) -> None:
     disk.write_durably(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 
-def raised(floor: Floor, root: Root, timestamp: Timestamp, snapshot: Snapshot, now: datetime) -> Floor:
+def raised(floor: Floor, root: "Root", timestamp: "Timestamp", snapshot: "Snapshot", now: datetime) -> Floor:
     """The floor after a refresh. Raises MetadataError where a role is older than it was, or gone.
 
     New keys for snapshot or timestamp begin it again, as the specification's 5.3.11 asks: who stole the old ones may
@@ -72,12 +75,12 @@ def raised(floor: Floor, root: Root, timestamp: Timestamp, snapshot: Snapshot, n
     return Floor(versions, now, keys, floor.counter if keys == floor.keys else 0)
 
 
-def versions_of(root: Root, timestamp: Timestamp, snapshot: Snapshot) -> dict[str, int]:
+def versions_of(root: "Root", timestamp: "Timestamp", snapshot: "Snapshot") -> dict[str, int]:
     """By role; the snapshot names targets and each task's role, also those that nobody here has fetched."""
     signed = {"root": root.version, "timestamp": timestamp.version, "snapshot": snapshot.version}
     return signed | {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
 
 
-def vouching_keys(root: Root) -> tuple[str, ...]:
+def vouching_keys(root: "Root") -> tuple[str, ...]:
     """The keys of the roles that say what is newest."""
     return tuple(sorted({*root.roles["snapshot"].keyids, *root.roles["timestamp"].keyids}))
