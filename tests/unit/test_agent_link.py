@@ -20,6 +20,7 @@ from roadloop_agent.ipc import (
     Pipe,
     Produced,
     Samples,
+    ShadowSums,
     SlotHealth,
     Switch,
     Switched,
@@ -265,6 +266,9 @@ class FakeUpdates:
 
     def on_switched(self, switched: Switched) -> None:
         self.told.append(switched)
+
+    def on_shadow(self, sums: ShadowSums) -> None:
+        self.told.append(sums)
 
 
 class FakeStatus:

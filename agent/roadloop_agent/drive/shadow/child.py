@@ -8,6 +8,7 @@ lowest priority says nothing about a model. Providers beyond the CPU compute els
 import contextlib
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     fd, parent, variant, candidate_dir, incumbent_dir, providers, key = arguments
     die_with_parent(int(parent))
     os.nice(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor ends its children
     names = tuple(providers.split(","))
 
     def open_looker() -> Looker:

@@ -35,6 +35,8 @@ TRIES = 20
 STARTS = 3
 """How often the process is started again when something else killed it: memory was short, or a person did."""
 AGAIN_S = 5.0
+PROVED_S = 60.0
+"""A process that lived this long begins with a clean record."""
 _WAIT_S = 0.5
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -178,7 +180,7 @@ class Shadow:
     def _run(self) -> None:
         starts = 0
         while not self._stopping.is_set():
-            starts += 1
+            starts, started_s = starts + 1, self._clock()
             try:
                 killed_by = self._attend()
             except RefusedError as error:
@@ -190,6 +192,8 @@ class Shadow:
                 return
             if self._stopping.is_set():
                 return
+            if self._clock() - started_s >= PROVED_S:
+                starts = 0
             if starts == STARTS:
                 detail = f"the shadow's process was ended {starts} times from outside, at last {killed_by}"
                 self._refuse(ErrorInfo(code=FailedError.code, detail=detail))
@@ -218,7 +222,9 @@ class Shadow:
             what = "did not answer" if self._loaded else "did not load"
             limit_s = ANSWER_TIMEOUT_S if self._loaded else LOAD_TIMEOUT_S
             raise RefusedError(LatencyError.code, f"the candidate {what} within {limit_s:.0f} s") from None
-        except (MessageError, OSError) as error:
+        except MessageError as error:
+            raise RefusedError(error.code, str(error)) from error
+        except OSError as error:
             _LOG.warning("slot %s: its shadow: %s", self._slot, error)
         finally:
             self._loaded = self._hungry = False
