@@ -230,6 +230,9 @@ def status(config_path: Path, as_json: bool) -> None:
         f"network: {network['link_class']} ({network['interface'] or 'interface unknown'}), sends {network['sends']}, "
         f"{network['spent_bytes'] / 1e6:.1f} MB {limit} today"
     )
+    if files := state["files"]:
+        failed = f"; HTTPS failed {files['https_failures']}x: {files['last_failure']}" if files["last_failure"] else ""
+        click.echo(f"files: {files['https_files']} by HTTPS, {files['mqtt_files']} by MQTT{failed}")
     temperatures = {(health["temperature_c"], health["band"]) for health in state["health"].values()}
     for temperature_c, band in temperatures:
         if temperature_c is not None:
