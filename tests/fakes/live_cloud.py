@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from roadloop_cloud.app import Application
 from roadloop_cloud.broker import broker_arguments, find_mosquitto
-from roadloop_cloud.config import BrokerConfig, Config
+from roadloop_cloud.config import BrokerConfig, Config, FilesConfig
 from roadloop_cloud.founding import found_workspace
 from roadloop_cloud.identity.provisioning import load_profile
 from roadloop_cloud.ingest.blobs import BlobFolder
@@ -50,7 +50,7 @@ class LiveCloud:
 
     def __init__(self, directory: Path, *vehicles: str) -> None:
         self.directory = directory
-        config = Config(broker=BrokerConfig(port=free_port()))
+        config = Config(broker=BrokerConfig(port=free_port()), files=FilesConfig(port=free_port()))
         bundle = tiny_bundle(directory / "bundle")
         found_workspace(directory / "fleet", config, {"traffic-sign": bundle.directory}, lambda _text, _done: None)
         self.app = Application(Workspace.open(directory / "fleet"))
