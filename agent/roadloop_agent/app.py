@@ -44,9 +44,12 @@ if TYPE_CHECKING:
     from roadloop_agent.update.conditions import Surroundings
     from roadloop_agent.update.director import Assignment
     from roadloop_agent.update.https import HttpsFetcher
+    from roadloop_agent.update.selftest import SelfTest
     from roadloop_agent.update.service import UpdateService
     from roadloop_agent.update.surroundings import VehicleSurroundings
     from roadloop_agent.update.trust import SignedTargets
+    from roadloop_agent.update.trusted_time import TrustedTime
+    from roadloop_agent.update.tuf_client import Fetcher
     from roadloop_models.contract.messages import ReleaseRef
     from roadloop_models.preprocess import ImageArray
 
@@ -419,8 +422,16 @@ def build_updates(
     clock: "Callable[[], float]",
     link_class: "Callable[[], LinkClass]",
     surroundings: "Surroundings",
+    *,
+    selftest: "SelfTest | None" = None,
+    read_images: "Callable[[Fetcher, TrustedTime], SignedTargets] | None" = None,
+    tick_s: float = 0.5,
 ) -> "UpdateService":
-    """The update service and all that it needs."""
+    """The update service and all that it needs.
+
+    Digital twins have another `selftest` (by default a process of its own runs it), and other ways to read what the
+    image repository signs (by default a client of this vehicle's own).
+    """
     from roadloop_agent.update.check import CheckSchedule, DirectorCheck
     from roadloop_agent.update.delivery import Delivery
     from roadloop_agent.update.disk import disk_errors
@@ -449,6 +460,8 @@ def build_updates(
     def images() -> "SignedTargets":
         from roadloop_agent.update.trust import Trust
 
+        if read_images is not None:
+            return read_images(fetcher, told)
         return Trust(config.state_dir / "trust", provisioned, fetcher, told.now).refresh()
 
     def accept(slot: str, ref: "ReleaseRef", shadow: bool) -> "SignedTargets":
@@ -469,7 +482,7 @@ def build_updates(
         fetcher=fetcher,
         agent_version=__version__,
     )
-    selftest = SubprocessSelfTest(sealing_key=config.sealing_key_path)
+    selftest = selftest or SubprocessSelfTest(sealing_key=config.sealing_key_path)
     return UpdateService(
         slots=slots,
         store=store,
@@ -492,6 +505,7 @@ def build_updates(
         random=chance,
         director=check,
         surroundings=surroundings,
+        tick_s=tick_s,
     )
 
 

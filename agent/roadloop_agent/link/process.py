@@ -13,7 +13,6 @@ import msgspec
 from roadloop_agent.ipc import (
     FromDrive,
     Hello,
-    Pipe,
     ShadowSums,
     ShadowWish,
     SlotHealth,
@@ -181,12 +180,19 @@ Event: TypeAlias = (
 )
 
 
+class ToDrive(Protocol):
+    """The part of the pipe that is written to."""
+
+    def try_send(self, payload: bytes) -> bool:
+        """Send one encoded message; False where there is no room for it."""
+
+
 class Mailroom:
     """What other threads may call: they post to the owner's queue, or write to drive."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: ToDrive, events: "queue.SimpleQueue[Event] | None" = None) -> None:
         self._pipe = pipe
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue() if events is None else events
         self._spool_posted = threading.Event()
 
     def post(self, event: Event) -> None:
@@ -307,7 +313,7 @@ class Link:
         while not stop.is_set():
             self._mailroom.heard()
             self._notice_sleep()
-            self._act()
+            self.act()
             self._beat()
             self._tend()
             self._tidy.poll()
@@ -328,7 +334,7 @@ class Link:
         until_s = self._clock() + timeout_s
         while self._session.view().connected and self._clock() < until_s:
             self._mailroom.heard()
-            self._act()
+            self.act()
             if not self._session.view().in_flight:
                 return
             self._wait()
@@ -343,7 +349,8 @@ class Link:
         self._session.disconnected("the agent has stopped", self._clock())
         self._show_status(force=True)
 
-    def _act(self) -> None:
+    def act(self) -> None:
+        """Do what is due now."""
         now_s = self._clock()
         self._metering.tick()
         actions = self._session.poll(now_s)
@@ -383,13 +390,14 @@ class Link:
         except queue.Empty:
             return
         while True:
-            self._handle(event)
+            self.handle(event)
             try:
                 event = self._mailroom.events.get_nowait()
             except queue.Empty:
                 return
 
-    def _handle(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
+        """Take one event."""
         now_s = self._clock()
         if isinstance(event, Received):
             self._receive(event, now_s)

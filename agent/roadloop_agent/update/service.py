@@ -116,6 +116,7 @@ class UpdateService:
         self._inputs: queue.SimpleQueue[_Input] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._ticked_s = mono()
         self._threads = [
             threading.Thread(target=self._own, name="update", daemon=True),
             threading.Thread(target=self._work, name="update-worker", daemon=True),
@@ -141,6 +142,10 @@ class UpdateService:
         for thread in self._threads:
             thread.join(_STOP_S)
         self._shadows.remember()
+
+    def cut(self) -> None:
+        """End as a power cut does: what is under way is given up, and nothing more is written down."""
+        self._stopping.set()
 
     def on_desired(self, desired: Desired) -> None:
         """The cloud's wish."""
@@ -174,27 +179,31 @@ class UpdateService:
     # The owner.
 
     def _own(self) -> None:
-        tick_s = self._mono()
         self._tell()
         while not self._stopping.is_set():
-            try:
-                item = self._inputs.get(timeout=self._tick_s)
-            except queue.Empty:
-                item = None
-            try:
-                if item is not None:
-                    self._take(item)
-                if self._mono() - tick_s >= self._tick_s:
-                    tick_s = self._mono()
-                    self._step_all(ev.Tick())
-                    self._begin(self._shadows.tick({slot: _taken(state) for slot, state in self._states.items()}))
-                    if self._director is not None and self._director.is_due():
-                        self._jobs.put(self._director)
-            except Exception:  # noqa: BLE001
-                # The states are as they were before this event; an update that stands still beats a vehicle that
-                # never updates again.
-                _LOG.exception("update: %s", type(item).__name__)
-            self._tell()
+            self.turn(self._tick_s)
+
+    def turn(self, wait_s: float) -> bool:
+        """One turn of the owner: the next input, if one comes in time, and what is due; whether there was one."""
+        try:
+            item = self._inputs.get(timeout=wait_s) if wait_s > 0 else self._inputs.get_nowait()
+        except queue.Empty:
+            item = None
+        try:
+            if item is not None:
+                self._take(item)
+            if self._mono() - self._ticked_s >= self._tick_s:
+                self._ticked_s = self._mono()
+                self._step_all(ev.Tick())
+                self._begin(self._shadows.tick({slot: _taken(state) for slot, state in self._states.items()}))
+                if self._director is not None and self._director.is_due():
+                    self._jobs.put(self._director)
+        except Exception:  # noqa: BLE001
+            # The states are as they were before this event; an update that stands still beats a vehicle that
+            # never updates again.
+            _LOG.exception("update: %s", type(item).__name__)
+        self._tell()
+        return item is not None
 
     def _take(self, item: Desired | Hello | SlotHealth | Switched | ShadowSums | _ForSlot | _ForShadow) -> None:
         if isinstance(item, Desired):
@@ -325,20 +334,25 @@ class UpdateService:
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            job = self._jobs.get()
-            if job is None:
-                self._collect_garbage()
-                continue
-            if isinstance(job, DirectorCheck):
-                job.run()
-                continue
-            if isinstance(job, ShadowJob):
-                event = self._shadows.perform(job, lambda: self._stopping.is_set() or not self._jobs.empty())
-                self._inputs.put(_ForShadow(job.slot, event))
-                continue
-            slot, action = job
-            if not self._is_given_up(slot, action.attempt):
-                self._inputs.put(_ForSlot(slot, self._run(slot, action)))
+            self.work()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a job waits for the worker."""
+        return not self._jobs.empty()
+
+    def work(self) -> None:
+        """The worker's next job; waits until there is one. One thread at a time."""
+        job = self._jobs.get()
+        if job is None:
+            self._collect_garbage()
+        elif isinstance(job, DirectorCheck):
+            job.run()
+        elif isinstance(job, ShadowJob):
+            event = self._shadows.perform(job, lambda: self._stopping.is_set() or self.has_work)
+            self._inputs.put(_ForShadow(job.slot, event))
+        elif not self._is_given_up(job[0], job[1].attempt):
+            self._inputs.put(_ForSlot(job[0], self._run(*job)))
 
     def _run(self, slot: str, action: _LongAction) -> ev.Event:
         try:
