@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.registry.sealing import SealedReleases
     from roadloop_cloud.retrain.pipeline import Retraining
     from roadloop_cloud.rollout.previews import Previews
+    from roadloop_cloud.rollout.provenance import Provenance
     from roadloop_cloud.rollout.service import Rollouts
     from roadloop_cloud.rollout.shadow_runs import ShadowRuns
     from roadloop_cloud.rollout.statements import Operators
@@ -179,6 +180,15 @@ class Application:
         from roadloop_cloud.rollout.service import Rollouts
 
         return Rollouts(self.database, self.releases, self.workspace.config.rollout, time.time, self.operators)
+
+    @cached_property
+    def provenance(self) -> "Provenance":
+        """Why a model is on a vehicle."""
+        from roadloop_cloud.datasets.snapshot import Snapshots
+        from roadloop_cloud.rollout.provenance import Provenance
+
+        snapshots = Snapshots(self.workspace.snapshots)
+        return Provenance(self.database, self.models, self.releases, snapshots.open, self.operators)
 
     @cached_property
     def previews(self) -> "Previews":

@@ -26,7 +26,7 @@ COMMANDS = {
     "broker": _Entry(
         "roadloop_cloud.cli.broker", "Run mosquitto in the foreground with the workspace's configuration."
     ),
-    "vehicles": _Entry("roadloop_cloud.cli.vehicles", "Add, list, show and tag vehicles."),
+    "vehicles": _Entry("roadloop_cloud.cli.vehicles", "Add, list, show, tag and explain vehicles."),
     "telemetry": _Entry(
         "roadloop_cloud.cli.telemetry", "Query what the fleet sent, and prove that nothing is missing."
     ),
@@ -34,6 +34,8 @@ COMMANDS = {
     "dataset": _Entry("roadloop_cloud.cli.dataset", "Build and inspect training snapshots."),
     "retrain": _Entry("roadloop_cloud.cli.retrain", "Train, quantize, evaluate and gate a candidate."),
     "rollout": _Entry("roadloop_cloud.cli.rollout", "Take a release to the fleet in waves."),
+    "operators": _Entry("roadloop_cloud.cli.operators", "The people whose signature counts: add, list, remove."),
+    "evidence": _Entry("roadloop_cloud.cli.evidence", "Verify what 'vehicles explain --export' has signed."),
     "shadow": _Entry("roadloop_cloud.cli.shadow", "Have a release decide beside what vehicles run, and compare."),
     "jobs": _Entry("roadloop_cloud.cli.jobs", "List, show and cancel jobs that run in the background."),
     "keys": _Entry("roadloop_cloud.cli.keys", "Show, change and renew signing keys, and sign where they are."),

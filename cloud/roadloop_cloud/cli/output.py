@@ -101,6 +101,22 @@ def age(moment: datetime | None, now: datetime) -> str:
     return f"{seconds} s ago"
 
 
+def seconds(amount_s: float) -> str:
+    """A stretch of time, for people."""
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if amount_s >= 2 * unit_s:
+            return f"{amount_s / unit_s:.1f} {unit}"
+    return f"{amount_s:.0f} s"
+
+
+def size(amount_bytes: float) -> str:
+    """A number of bytes, for people."""
+    for unit_bytes, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if amount_bytes >= unit_bytes:
+            return f"{amount_bytes / unit_bytes:.1f} {unit}"
+    return f"{amount_bytes:.0f} B"
+
+
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli.explain import explain
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, age, details, table
 from roadloop_cloud.store.database import now_utc
@@ -19,7 +20,7 @@ BEHIND_AFTER_S = 900.0
 
 @click.group()
 def command() -> None:
-    """Add, list, show and tag vehicles.
+    """Add, list, show, tag and explain vehicles.
 
     \b
     Example:
@@ -148,6 +149,9 @@ def _with_director(app: Application, row: "Vehicle") -> dict[str, Any]:
 def _director_line(row: "Vehicle") -> str | None:
     error = (row.reported or {}).get("director_error")
     return f"{error['code']}: {error['detail']}" if error else None
+
+
+command.add_command(explain)
 
 
 def _slots(row: "Vehicle") -> dict[str, dict[str, Any]]:

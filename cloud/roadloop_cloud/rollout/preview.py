@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from roadloop_cloud.rollout.members import slots_of
 from roadloop_cloud.rollout.spec import RolloutSpec
-from roadloop_cloud.rollout.target import Candidate, Requirement
+from roadloop_cloud.rollout.target import Candidate, Requirement, Selection
 from roadloop_cloud.rollout.waves import ramp_sizes
 from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.bundle.delta import patch_name
@@ -112,8 +112,7 @@ def preview(
     spec: RolloutSpec,
     order: Sequence[Candidate],
     requirements: Sequence[Requirement],
-    left_out: Mapping[str, str],
-    collisions: Mapping[str, int],
+    selection: Selection,
     known: Known,
 ) -> Preview:
     """Cut the order into waves, and count what each will cost."""
@@ -127,8 +126,8 @@ def preview(
     return Preview(
         spec=spec,
         waves=tuple(waves),
-        left_out=_grouped(left_out),
-        collisions=_grouped(collisions),
+        left_out=_grouped(selection.left_out),
+        collisions=_grouped(selection.collisions),
         offline={one.vehicle: one.seen_s for one in order if _is_off(one, known.now_s)},
         bytes=total,
         whole_bytes=sum(amount.whole for amount in amounts.values()),

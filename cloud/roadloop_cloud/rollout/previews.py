@@ -52,10 +52,7 @@ class Previews:
             cost_per_gb=self._cost_per_gb,
             now_s=self._clock(),
         )
-        selection = prepared.selection
-        return preview(
-            prepared.spec, prepared.order, prepared.requirements, selection.left_out, selection.collisions, known
-        )
+        return preview(prepared.spec, prepared.order, prepared.requirements, prepared.selection, known)
 
     def _held(self, prepared: Prepared) -> dict[tuple[str, int], Manifest]:
         """The manifests of what the vehicles run; of a release that is no longer known nothing is reused."""

@@ -1,0 +1,61 @@
+"""`roadloop evidence`."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from roadloop_cloud.app import Application
+from roadloop_cloud.cli.options import with_application
+from roadloop_cloud.cli.output import Output, details
+
+
+@click.group()
+def command() -> None:
+    """Verify what `vehicles explain --export` has signed.
+
+    \b
+    Example:
+      roadloop evidence verify ./van-1-signs.json
+    """
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--public",
+    "public_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The signer's public key (PEM); else the one that the workspace has registered.",
+)
+@with_application
+def verify(app: Application, output: Output, file: Path, public_file: Path | None) -> None:
+    """Check the signature of exported evidence. Exit code 2 where it does not hold.
+
+    \b
+    Example:
+      roadloop evidence verify ./van-1-signs.json
+    """
+    from roadloop_cloud.rollout.provenance import EVIDENCE
+    from roadloop_cloud.rollout.statements import Signed, load_public
+    from roadloop_cloud.rollout.statements import verify as verify_by
+    from roadloop_models.errors import DataError
+
+    try:
+        signed = msgspec.json.decode(file.read_bytes(), type=Signed)
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: no signed evidence: {error}") from error
+    if public_file is None:
+        statement = app.operators.verify(EVIDENCE, signed)
+    else:
+        statement = verify_by(EVIDENCE, signed, load_public(public_file))
+    shown = {
+        "signed by": signed.operator,
+        "signed": statement.get("signed"),
+        "vehicle": statement.get("vehicle"),
+        "task": statement.get("task"),
+        "files": ", ".join((slot.get("file") or {}).get("sha256", "-") for slot in statement.get("slots", {}).values()),
+    }
+    output.result({"verified": True, "operator": signed.operator, "statement": statement}, details(shown, "verified"))
