@@ -213,13 +213,29 @@ def test_installing_again_mends_a_damaged_version(vehicle: Vehicle) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b'{"format": 1, "slots": {"si', b"\x00" * 200, b'{"format": 2}', b"[]"])
-def test_a_torn_state_file_falls_back_to_the_provisioned_release(vehicle: Vehicle, content: bytes) -> None:
+def test_torn_state_files_fall_back_to_the_provisioned_release(vehicle: Vehicle, content: bytes) -> None:
     store = vehicle.provisioned()
     vehicle.begin(store, 2)
     vehicle.confirm(store, 2)
-    (vehicle.state / "state.json").write_bytes(content)
+    for name in ("state.json", "state.previous.json"):
+        (vehicle.state / name).unlink()  # they may be one file by two names
+        (vehicle.state / name).write_bytes(content)
     assert started(store) == 1
-    assert (vehicle.state / "state.json.damaged").read_bytes() == content
+    assert (vehicle.state / "state.damaged.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 1, "slots": {"si', b"\x00" * 200, None])
+def test_a_torn_state_file_gives_way_to_the_state_before(vehicle: Vehicle, content: bytes | None) -> None:
+    store = vehicle.provisioned()
+    vehicle.begin(store, 2)
+    vehicle.confirm(store, 2)
+    (vehicle.state / "state.json").unlink()
+    if content is not None:
+        (vehicle.state / "state.json").write_bytes(content)
+    assert started(store) == 2, "on trial once more, which it was before it was confirmed"
+    vehicle.confirm(store, 2)
+    vehicle.begin(store, 3)
+    assert started(store) == 3
 
 
 def test_without_any_whole_version_the_error_names_the_file(vehicle: Vehicle) -> None:

@@ -1,7 +1,7 @@
 """The versions on a vehicle's disk, and which of them each slot runs.
 
     versions/<manifest_sha256>/   immutable; only the files of the variants that this vehicle runs
-    state.json                    what state.py describes
+    state.json                    what state.py describes, as statefile.py writes it
     lock                          held for every read-modify-write: link and drive both use the store
 
 At every instant `state.json` names only versions that are complete on disk: a version is made durable before the state
@@ -23,15 +23,16 @@ import msgspec
 from roadloop_agent.update import disk
 from roadloop_agent.update import state as states
 from roadloop_agent.update.state import Ended, Outcome, Ready, Slots, SlotState, StoreState, Trial
-from roadloop_models.bundle import MANIFEST_NAME, Bundle, FileEntry, check_file, parse_manifest
+from roadloop_agent.update.statefile import StateFile
+from roadloop_agent.update.versions import install_version, open_version
+from roadloop_models.bundle import MANIFEST_NAME, FileEntry, check_file, parse_manifest
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError
-from roadloop_models.sealed import KEY_FILE, read_key_file
+
+__all__ = ["RELEASES_NAME", "InstalledVersion", "ProvisionedReleases", "Store", "error_info", "open_version"]
 
 _LOG = logging.getLogger(__name__)
-_TEMPORARY = ".tmp-"
 RELEASES_NAME = "releases.json"
-MAX_STATE_BYTES = 1 << 20
 
 Change: TypeAlias = Callable[[Slots], dict[str, SlotState]]
 
@@ -58,12 +59,13 @@ class Store:
         self._directory = directory
         self._variants = dict(variants)
         self._factory = factory
+        self._state = StateFile(directory)
 
     # What both processes ask.
 
     def is_provisioned(self) -> bool:
         """Whether every slot has a version that it was provisioned with."""
-        return (self._directory / "state.json").exists() and set(self._variants) <= set(self.read().slots)
+        return self._state.exists() and set(self._variants) <= set(self.read().slots)
 
     def provision(self, verify: Callable[[Iterable[ReleaseRef]], None]) -> None:
         """Install the releases of the provisioning folder for every slot that has none yet; idempotent.
@@ -101,15 +103,8 @@ class Store:
     # What the update service asks.
 
     def read(self) -> StoreState:
-        """The state as it is now. Raises BundleError where the file is damaged."""
-        path = self._directory / "state.json"
-        try:
-            with path.open("rb") as file:
-                return msgspec.json.decode(file.read(MAX_STATE_BYTES), type=StoreState)
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: the vehicle is not provisioned yet; it is when the agent starts") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path}: {error}") from error
+        """The state as it is now. Raises ConfigError where there is none, BundleError where it is damaged."""
+        return self._state.read()
 
     def slot(self, slot: str) -> SlotState:
         """The state of one slot. Raises ConfigError where the store has no such slot."""
@@ -124,7 +119,7 @@ class Store:
         with self._locked():
             stored = self._read_or_provisioned()
             if version > stored.desired_version:
-                self._write(msgspec.structs.replace(stored, desired_version=version))
+                self._state.write(msgspec.structs.replace(stored, desired_version=version))
             return version >= stored.desired_version
 
     def install(self, slot: str, ref: ReleaseRef, staged: Path) -> Path:
@@ -229,7 +224,7 @@ class Store:
             self._slot(stored, slot)
         after = change(stored.slots)
         if after != stored.slots:
-            self._write(msgspec.structs.replace(stored, slots=after))
+            self._state.write(msgspec.structs.replace(stored, slots=after))
         return {slot: after[slot] for slot in named}
 
     def _orphans(self, slots: Slots, refs: Iterable[str]) -> dict[str, ReleaseRef]:
@@ -238,8 +233,7 @@ class Store:
         return {slot: trial for slot in gone if (trial := slots[slot].trial) is not None}
 
     def _read_or(self, default: StoreState) -> StoreState:
-        path = self._directory / "state.json"
-        if not path.exists():
+        if not self._state.exists():
             return default
         try:
             return self.read()
@@ -247,17 +241,14 @@ class Store:
             # Only a fault of the disk can do this. The vehicle goes on with what it was provisioned with; the damaged
             # file is kept for a person.
             _LOG.error("%s; the slots begin again with the provisioned releases", error)
-            path.rename(path.with_name("state.json.damaged"))
+            self._state.set_aside()
             return default
 
     def _read_or_provisioned(self) -> StoreState:
-        if not (self._directory / "state.json").exists():
+        if not self._state.exists():
             return self.read()
         stored = self._read_or(StoreState())
         return stored if stored.slots else self._provision(stored, self._provisioned_releases())
-
-    def _write(self, stored: StoreState) -> None:
-        disk.write_durably(self._directory / "state.json", msgspec.json.format(msgspec.json.encode(stored), indent=1))
 
     def _slot(self, stored: StoreState, slot: str) -> SlotState:
         if slot not in stored.slots:
@@ -284,8 +275,8 @@ class Store:
             self._install(self._factory / "releases" / ref.manifest_sha256, ref, variant)
             slots[slot] = SlotState(confirmed=ref)
         provisioned = msgspec.structs.replace(stored, slots=slots)
-        if provisioned != stored or not (self._directory / "state.json").exists():
-            self._write(provisioned)
+        if provisioned != stored or not self._state.exists():
+            self._state.write(provisioned)
         return provisioned
 
     def _start(self, slot: str) -> InstalledVersion:
@@ -298,7 +289,7 @@ class Store:
         if slots[slot].trial is None:
             slots[slot] = self._first_whole(slot, slots[slot])
         if slots != stored.slots:
-            self._write(msgspec.structs.replace(stored, slots=slots))
+            self._state.write(msgspec.structs.replace(stored, slots=slots))
         state = slots[slot]
         ref = state.trial or state.confirmed
         return InstalledVersion(ref, self.version_directory(ref), state.trial is not None)
@@ -341,78 +332,12 @@ class Store:
         return sorted(parent.iterdir()) if parent.is_dir() else []
 
     def _install(self, source: Path, ref: ReleaseRef, variant: str) -> None:
-        bundle = open_version(source, ref, variant)
-        entries = bundle.manifest.files_for(bundle.variant_by_key(variant))
-        paths = [MANIFEST_NAME, *(entry.path for entry in entries)]
-        if bundle.manifest.sealed is not None:
-            paths.append(KEY_FILE)
-        target = self.version_directory(ref)
-        if target.is_dir():
-            self._mend(source, target, ref, paths, entries)
-            return
-        disk.require_room(self._directory, sum(entry.size_bytes for entry in entries))
-        temporary = target.with_name(f"{_TEMPORARY}{ref.manifest_sha256}")
-        disk.remove_tree(temporary)
-        temporary.mkdir()
-        for path in paths:
-            _place(source / path, temporary / path, link=source.parent != self._factory / "releases")
-        for directory in sorted({(temporary / path).parent for path in paths} | {temporary}, reverse=True):
-            disk.sync_directory(directory)
-        open_version(temporary, ref, variant)
-        temporary.rename(target)
-        disk.sync_directory(target.parent)
-
-    def _mend(
-        self, source: Path, target: Path, ref: ReleaseRef, paths: list[str], entries: tuple[FileEntry, ...]
-    ) -> None:
-        """Add what the directory lacks: another slot may have installed another variant, or a file is damaged."""
-        whole = {entry.path for entry in entries if _is_whole(target / entry.path, entry)}
-        missing = [path for path in paths if path not in whole]
-        disk.require_room(self._directory, sum(entry.size_bytes for entry in entries if entry.path not in whole))
-        for path in missing:
-            temporary = (target / path).with_name(f"{_TEMPORARY}{Path(path).name}")
-            temporary.unlink(missing_ok=True)
-            _place(source / path, temporary, link=False)
-            temporary.rename(target / path)
-            disk.sync_directory(temporary.parent)
+        """What lies in the provisioning folder is copied: it is another's, and may be on another disk."""
+        link = source.parent != self._factory / "releases"
+        install_version(source, self.version_directory(ref), ref, variant, link=link)
 
 
 def error_info(error: Exception) -> ErrorInfo:
     """An error as it is reported."""
     code = getattr(error, "code", "failed")
     return ErrorInfo(code=str(code)[:40], detail=(str(error) or type(error).__name__)[:500])
-
-
-def open_version(directory: Path, ref: ReleaseRef, variant: str) -> Bundle:
-    """Open a bundle and check that it is the one which `ref` pins, and has its content key where it is sealed.
-
-    Raises BundleError, VariantMissingError.
-    """
-    bundle = Bundle.open(directory, variant)
-    if bundle.manifest.sealed is not None:
-        read_key_file(directory)
-    if bundle.manifest_sha256 != ref.manifest_sha256:
-        raise BundleError(f"{directory}: its manifest is not the one that release {ref.release} names")
-    if (bundle.manifest.task, bundle.manifest.version) != (ref.task, ref.version):
-        raise BundleError(
-            f"{directory}: {bundle.manifest.task} {bundle.manifest.version}, "
-            f"release {ref.release} names {ref.task} {ref.version}"
-        )
-    return bundle
-
-
-def _is_whole(path: Path, entry: FileEntry) -> bool:
-    try:
-        check_file(path, entry)
-    except BundleError:
-        return False
-    return True
-
-
-def _place(source: Path, target: Path, *, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        disk.link_or_copy(source, target)
-    else:
-        disk.copy(source, target)
-    disk.sync_file(target)
