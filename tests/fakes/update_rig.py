@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roadloop_agent.ipc import Hello, RunningSlot, ShadowWish, SlotHealth, Switched
+from roadloop_agent.update.conditions import Facts, Surroundings
 from roadloop_agent.update.selftest import Check, SelfTest
 from roadloop_agent.update.service import SlotSpec, UpdateService
 from roadloop_agent.update.shadows import ShadowFile, Shadows
@@ -38,6 +39,7 @@ class Rig:
     history: list[ReportedSlot] = field(default_factory=list)
     report_hook: Callable[[ReportedSlot], None] = lambda slot: None
     switch_hook: Callable[[ReleaseRef], None] = lambda ref: None
+    surroundings: Surroundings = Facts
     wishes: list[ShadowWish] = field(default_factory=list)
     """What drive was asked to run in the shadow."""
 
@@ -64,6 +66,7 @@ class Rig:
             ),
             mono=time.monotonic,
             random=lambda: 0.0,
+            surroundings=self.surroundings,
             tick_s=0.02,
         )
 
