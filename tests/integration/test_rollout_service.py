@@ -375,6 +375,23 @@ def test_the_cohort_that_suffers_gets_its_old_release_and_the_rest_keeps_the_new
     assert fleet.registry.releases.incumbent(TASK).release == 2
 
 
+def test_a_latecomer_of_the_cohort_that_suffers_stays_out(fleet: Fleet) -> None:
+    for number in range(2):
+        fleet.add(f"pi-{number}", hardware="pi-4")
+    settings = Settings(waves=("100%",), soak_s=1e6, error_threshold=0.4, min_executed=2)
+    rollout = fleet.rollouts.create(TASK, 2, Target(everyone=True), settings)
+    fleet.tick()
+    for number in range(2):
+        fleet.says(f"pi-{number}", "rolled-back", 1, target=2)
+    fleet.tick()
+    fleet.add("pi-late", hardware="pi-4")
+    fleet.add("x86-late")
+    fleet.tick(60)
+    members = {member.vehicle for member in fleet.rollouts.show(rollout).members}
+    assert "x86-late" in members
+    assert "pi-late" not in members
+
+
 def test_a_success_can_be_taken_back_from_all(fleet: Fleet) -> None:
     rollout = slice_of_pis(fleet)
     view = fleet.rollouts.roll_back(rollout)

@@ -203,13 +203,16 @@ class Rollouts:
                 return
             requirements = self._required([(ref.task, ref.release) for ref in spec.releases])
             others = candidates(session, spec.tasks, not_in=rollout_id)
+            suffering = {member.cohort for member in self._load(session, row).members if member.taken_back}
         target = msgspec.structs.replace(spec.target, vehicles=(), share=1.0)
         salt = _salt(spec)
         found = select_vehicles(others, target, requirements)
         joining = [
             one
             for one in found.chosen
-            if one.vehicle not in found.collisions and in_share(one.vehicle, spec.target.share, salt)
+            if one.vehicle not in found.collisions
+            and in_share(one.vehicle, spec.target.share, salt)
+            and one.cohort(spec.tasks) not in suffering
         ]
         if not joining:
             return
