@@ -59,7 +59,7 @@ def while_switching(rig: Rig) -> None:
 
 
 def while_testing(rig: Rig) -> None:
-    rig.service._selftest = lambda check, cancelled: die()
+    rig.service._preparation._selftest = lambda check, cancelled: die()
 
 
 def while_confirming(rig: Rig) -> None:

@@ -22,36 +22,20 @@ from roadloop_agent.update.delivery import Delivery
 from roadloop_agent.update.fetch import BlockFetcher
 from roadloop_agent.update.group import InSlot, advance, group_of
 from roadloop_agent.update.phases import ENDED, Phase, SlotUpdate, recovered
-from roadloop_agent.update.refused import MetadataError
-from roadloop_agent.update.selftest import Check, SelfTest
+from roadloop_agent.update.preparation import LongAction, Preparation, SlotSpec
+from roadloop_agent.update.selftest import SelfTest
 from roadloop_agent.update.shadows import Job as ShadowJob
 from roadloop_agent.update.shadows import Shadows
 from roadloop_agent.update.state import SlotState
 from roadloop_agent.update.store import Store, error_info
-from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.contract.messages import Desired, ErrorInfo, FileBlock, ReleaseRef, ReportedSlot
-from roadloop_models.errors import BadInputError, ConfigError, ConflictError, RetryLaterError, RoadloopError
+from roadloop_models.errors import ConflictError, RetryLaterError, RoadloopError
+
+__all__ = ["SlotSpec", "UpdateService"]
 
 _LOG = logging.getLogger(__name__)
 TICK_S = 0.5
 _STOP_S = 3.0
-_PROGRESS_STEP = 0.1
-_PROGRESS_S = 1.0
-
-
-@dataclass(frozen=True)
-class SlotSpec:
-    """What the profile says of a slot."""
-
-    task: str
-    runtime: str
-    precision: str
-    providers: tuple[str, ...] = CPU_PROVIDERS
-
-    @property
-    def variant(self) -> str:
-        """The key of the variant that runs there."""
-        return f"{self.runtime}-{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -67,8 +51,7 @@ class _ForShadow:
 
 
 _Input: TypeAlias = Desired | Hello | SlotHealth | Switched | ShadowSums | _ForSlot | _ForShadow | None
-_LongAction: TypeAlias = ev.Fetch | ev.Test | ev.Install
-_Job: TypeAlias = tuple[str, _LongAction] | ShadowJob | DirectorCheck | None
+_Job: TypeAlias = tuple[str, LongAction] | ShadowJob | DirectorCheck | None
 """What a slot's machine or its shadow waits for, or a question whether there is news; None: there may be garbage."""
 
 
@@ -97,7 +80,15 @@ class UpdateService:
         self._store = store
         self._delivery = delivery
         self._fetcher = fetcher
-        self._selftest = selftest
+        self._preparation = Preparation(
+            slots=self._slots,
+            store=store,
+            delivery=delivery,
+            selftest=selftest,
+            make_room=self._collect_garbage,
+            mono=mono,
+            random=random,
+        )
         self._report = report
         self._switch = switch
         self._shadows = shadows
@@ -352,55 +343,14 @@ class UpdateService:
             event = self._shadows.perform(job, lambda: self._stopping.is_set() or self.has_work)
             self._inputs.put(_ForShadow(job.slot, event))
         elif not self._is_given_up(job[0], job[1].attempt):
-            self._inputs.put(_ForSlot(job[0], self._run(*job)))
-
-    def _run(self, slot: str, action: _LongAction) -> ev.Event:
-        try:
-            return self._do(slot, action)
-        except MetadataError as error:
-            return ev.Refused(action.attempt, error_info(error), final=False)
-        except ConfigError as error:
-            return self._failed(action.attempt, error)
-        except BadInputError as error:
-            return ev.Refused(action.attempt, error_info(error))
-        except (RoadloopError, OSError) as error:
-            return self._failed(action.attempt, error)
-        except Exception as error:  # noqa: BLE001 (a fault of the agent is reported like any other)
-            _LOG.exception("slot %s: %s of release %d", slot, type(action).__name__, action.ref.release)
-            return self._failed(action.attempt, error)
-
-    def _do(self, slot: str, action: _LongAction) -> ev.Event:
-        variant = self._slots[slot].variant
-
-        def cancelled() -> bool:
-            return self._is_given_up(slot, action.attempt)
-
-        if isinstance(action, ev.Fetch):
-            self._collect_garbage()  # the download may need the room
-            self._delivery.fetch(
-                action.ref,
-                variant,
-                slot=slot,
-                cancelled=cancelled,
-                progress=_Progress(lambda done, total: self._progress(slot, action.attempt, done, total), self._mono),
-                policy=action.policy,
+            slot, action = job
+            event = self._preparation.do(
+                slot,
+                action,
+                cancelled=lambda: self._is_given_up(slot, action.attempt),
+                progress=lambda done, total: self._progress(slot, action.attempt, done, total),
             )
-            return ev.FetchDone(action.attempt)
-        if isinstance(action, ev.Test):
-            self._selftest(self._check(slot, action), cancelled)
-            return ev.TestPassed(action.attempt)
-        self._store.install(slot, action.ref, self._delivery.directory(action.ref))
-        return ev.Installed(action.attempt)
-
-    def _check(self, slot: str, action: ev.Test) -> Check:
-        spec = self._slots[slot]
-        return Check(
-            directory=str(self._delivery.directory(action.ref)),
-            variant=spec.variant,
-            incumbent=str(self._store.version_directory(action.incumbent)),
-            max_latency_ratio=action.max_latency_ratio,
-            providers=spec.providers,
-        )
+            self._inputs.put(_ForSlot(slot, event))
 
     def _progress(self, slot: str, attempt: int, done: int, total: int) -> None:
         self._inputs.put(_ForSlot(slot, ev.Progress(attempt, done, total)))
@@ -457,23 +407,6 @@ def _taken(state: SlotUpdate) -> tuple[ReleaseRef, ...]:
     """What the slot runs or is about to run: no candidate for its shadow."""
     about = None if state.phase in ENDED else state.target
     return tuple(ref for ref in (state.confirmed, state.running, about) if ref is not None)
-
-
-class _Progress:
-    """Passes progress on at every tenth and every second, and at both ends."""
-
-    def __init__(self, tell: Callable[[int, int], None], mono: Callable[[], float]) -> None:
-        self._tell = tell
-        self._mono = mono
-        self._told = -1
-        self._told_s = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now_s = self._mono()
-        at_end = done in (0, total)
-        if at_end or done - self._told >= _PROGRESS_STEP * total or now_s - self._told_s >= _PROGRESS_S:
-            self._told, self._told_s = done, now_s
-            self._tell(done, total)
 
 
 def _note(slot: str, before: SlotUpdate, after: SlotUpdate) -> None:
