@@ -91,6 +91,14 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+def connect_properties() -> Any:
+    """What a vehicle asks of the broker: a session that outlives absences, and no packet that is too large."""
+    properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = SESSION_EXPIRY_S
+    properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
+    return properties
+
+
 class MqttLink:
     """At most one connection at a time. Its methods belong to the owner's thread; events come through `post`."""
 
@@ -181,16 +189,13 @@ class MqttLink:
         self.drop()
 
     def _open(self, client: paho.Client) -> None:
-        properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
-        properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
         try:
             client.connect(
                 self._endpoint.host,
                 self._endpoint.port,
                 keepalive=self._endpoint.keepalive_s,
                 clean_start=False,
-                properties=properties,
+                properties=connect_properties(),
             )
         except (OSError, ValueError) as error:
             self._end(client, f"{self._endpoint.host}:{self._endpoint.port}: {error}")
