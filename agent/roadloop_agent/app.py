@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from roadloop_agent.link.process import Mailroom
     from roadloop_agent.link.spool import Spool
     from roadloop_agent.update.conditions import Surroundings
-    from roadloop_agent.update.director import Assignment
+    from roadloop_agent.update.director import Assignment, Director
+    from roadloop_agent.update.glance import Fetcher as MetadataFetcher
     from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.selftest import SelfTest
     from roadloop_agent.update.service import UpdateService
@@ -432,11 +433,14 @@ def build_updates(
     Digital twins have another `selftest` (by default a process of its own runs it), and other ways to read what the
     image repository signs (by default a client of this vehicle's own).
     """
+    from roadloop_agent.update.apart import ask_apart
     from roadloop_agent.update.check import CheckSchedule, DirectorCheck
     from roadloop_agent.update.delivery import Delivery
+    from roadloop_agent.update.director_memory import FLOOR_NAME
     from roadloop_agent.update.disk import disk_errors
     from roadloop_agent.update.fetch import BlockFetcher
     from roadloop_agent.update.floor import read_floor
+    from roadloop_agent.update.glance import unchanged
     from roadloop_agent.update.selftest import SubprocessSelfTest
     from roadloop_agent.update.service import SlotSpec, UpdateService
     from roadloop_agent.update.shadows import ShadowFile, Shadows
@@ -448,14 +452,20 @@ def build_updates(
     https = None if config.files.url is None else _https_fetcher(config, config.files.url, mailroom, clock)
     fetcher = TransportFetcher(blocks, https, link_class, clock, lambda view: mailroom.show_files(asdict(view)))
 
-    # python-tuf and its cryptography take 12 MB: they are loaded when the director is first asked.
+    # python-tuf and its cryptography take 7 MB: they are loaded here when the first update comes.
     told = TrustedTime(lambda: datetime.now(UTC), clock)
-    provisioned = config.directory / "trust"
+    provisioned, memory = config.directory / "trust", config.state_dir / "director"
+
+    def look() -> int:
+        seen = unchanged(memory, blocks, told)
+        if seen is not None:
+            return seen
+        if read_images is not None:  # of twins there are many in one process, which has it loaded
+            return ask_director().version
+        return ask_apart(child_command("director", str(config.path)), blocks, told)
 
     def ask_director() -> "Assignment":
-        from roadloop_agent.update.director import Director
-
-        return Director(config.state_dir / "director", provisioned, config.vehicle_id, fetcher, told).refresh()
+        return _director(config, fetcher, told).refresh()
 
     def images() -> "SignedTargets":
         from roadloop_agent.update.trust import Trust
@@ -471,9 +481,9 @@ def build_updates(
 
     chance = random.SystemRandom().random
     with disk_errors(config.state_dir):
-        seen = read_floor(config.state_dir / "director" / "floor.json")
+        seen = read_floor(memory / FLOOR_NAME)
     version = 0 if seen is None else seen.versions.get("targets", 0)
-    check = DirectorCheck(ask_director, mailroom.director, CheckSchedule(chance), clock, version)
+    check = DirectorCheck(look, ask_director, mailroom.director, CheckSchedule(chance), mono=clock, version=version)
     slots = {name: SlotSpec(t.task, t.runtime, t.precision, t.providers) for name, t in config.profile.slots.items()}
     delivery = Delivery(
         staging=config.state_dir / "staging",
@@ -509,6 +519,26 @@ def build_updates(
     )
 
 
+def _director(config: Config, fetcher: "MetadataFetcher", time: "TrustedTime") -> "Director":
+    from roadloop_agent.update.director import Director
+
+    return Director(config.state_dir / "director", config.directory / "trust", config.vehicle_id, fetcher, time)
+
+
+def answer_apart(config: Config) -> None:
+    """The process that asks the director for link, which fetches for it."""
+    from roadloop_agent.update.apart import answer
+    from roadloop_agent.update.trusted_time import TrustedTime
+
+    def make(fetcher: "MetadataFetcher", told: datetime | None) -> "tuple[Director, TrustedTime]":
+        clock = TrustedTime(lambda: datetime.now(UTC), time.monotonic)
+        if told is not None:
+            clock.told(told)
+        return _director(config, fetcher, clock), clock
+
+    answer(make)
+
+
 def _https_fetcher(config: Config, url: str, mailroom: "Mailroom", clock: "Callable[[], float]") -> "HttpsFetcher":
     from roadloop_agent.link.mqtt import tls_context
     from roadloop_agent.update.https import HttpsFetcher, connector
@@ -541,7 +571,7 @@ def _stop_on_sigterm(wake: "Callable[[], None] | None" = None) -> threading.Even
 def main(arguments: Sequence[str]) -> int:
     """One child process; the exit code."""
     parser = argparse.ArgumentParser(prog="roadloop_agent.app")
-    parser.add_argument("role", choices=["drive", "link", "provision", "check"])
+    parser.add_argument("role", choices=["drive", "link", "provision", "check", "director"])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--pipe", type=int)
     parser.add_argument("--beat", type=int)
@@ -559,6 +589,9 @@ def main(arguments: Sequence[str]) -> int:
             provision(config)
         elif options.role == "check":
             check_reload(config, options.state_dir)
+        elif options.role == "director":
+            os.nice(_LINK_NICE)
+            answer_apart(config)
         elif options.role == "drive":
             run_drive(config, options.pipe, options.beat)
         else:

@@ -1,7 +1,8 @@
 """When the director is asked although nothing new was heard: how a vehicle notices that somebody keeps news from it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from roadloop_agent.update.store import error_info
@@ -55,13 +56,16 @@ class DirectorCheck:
 
     def __init__(
         self,
+        look: Callable[[], int],
         refresh: "Callable[[], Assignment]",
         tell: Callable[[int, ErrorInfo | None], None],
         schedule: CheckSchedule,
+        *,
         mono: Callable[[], float],
         version: int = 0,
     ) -> None:
-        """`version`: the newest that was verified before this start."""
+        """`look`: the version of the newest assignment; `version`: of the newest that was seen before this start."""
+        self._look = look
         self._refresh = refresh
         self._tell = tell
         self._schedule = schedule
@@ -78,20 +82,26 @@ class DirectorCheck:
         return self._schedule.take(self._mono())
 
     def run(self) -> None:
-        """Ask, because it is time."""
+        """Look for news, because it is time."""
         try:
-            self.assignment()
+            with self._telling():
+                self._version = self._look()
         except RoadloopError as error:
             _LOG.warning("the director: %s", error)
             self._schedule.failed(self._mono())
 
     def assignment(self) -> "Assignment":
         """Ask, because something is to be fetched. Raises what Director.refresh raises."""
-        try:
+        with self._telling():
             assignment = self._refresh()
+            self._version = assignment.version
+        return assignment
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except RoadloopError as error:
             self._tell(self._version, error_info(error))
             raise
-        self._version = assignment.version
-        self._tell(assignment.version, None)
-        return assignment
+        self._tell(self._version, None)

@@ -5,14 +5,12 @@ knows who asks. python-tuf's client would take any vehicle's, and with its versi
 that this one will ever get. So it works in a scratch copy of what is remembered; only what is for this vehicle, is no
 older than what was seen, and does not expire before the time that the director tells, is remembered:
 
-    metadata.json   the signed files as they came; replaced as one
+    metadata.json   see director_memory.py
     floor.json      see floor.py
 
 Where one of them is damaged the other is what is remembered; the signed files are fetched again.
 """
 
-import errno
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,15 +25,17 @@ from tuf.api.metadata import Root, Targets
 from tuf.ngclient import Updater
 
 from roadloop_agent.update import disk
+from roadloop_agent.update.director_memory import FLOOR_NAME, Memory, read_memory, write_memory
 from roadloop_agent.update.floor import Floor, raised, read_floor, write_floor
+from roadloop_agent.update.glance import METADATA_URL, Fetcher
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.trusted_time import BEGINNING, TrustedTime
-from roadloop_agent.update.tuf_client import Fetcher, open_client, provisioned_file, tuf_errors
+from roadloop_agent.update.tuf_client import open_client, provisioned_file
+from roadloop_agent.update.tuf_errors import tuf_errors
 from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.contract.messages import ReleaseRef
 
-_LOG = logging.getLogger(__name__)
-METADATA_URL, TIME_URL, TARGETS_URL = "director/metadata/", "director/time/", "director/targets/"
+TIME_URL, TARGETS_URL = "director/time/", "director/targets/"
 MAX_STATEMENT_BYTES = 4096
 _NONCE_BYTES = 16
 _TIME_STEP = timedelta(minutes=10)
@@ -74,15 +74,6 @@ class Assignment:
         if found.sha256 != ref.manifest_sha256:
             raise MetadataError(f"release {ref.release} of {ref.task}: the director names another manifest")
         return found
-
-
-class _Memory(msgspec.Struct, frozen=True):
-    """`metadata.json`. `roots` are those after the provisioned one, by version."""
-
-    roots: dict[int, str]
-    timestamp: str
-    snapshot: str
-    targets: str
 
 
 class _Custom(msgspec.Struct, frozen=True):
@@ -139,8 +130,8 @@ class Director:
         RetryLaterError where the director does not answer, DiskFullError. Then what was remembered stays as it was.
         """
         with disk.disk_errors(self._directory):
-            floor = read_floor(self._directory / "floor.json") or Floor({}, BEGINNING)
-            memory = self._remembered()
+            floor = read_floor(self._directory / FLOOR_NAME) or Floor({}, BEGINNING)
+            memory = read_memory(self._directory)
         now = self._time.now(floor.time)
         scratch = self._directory / "scratch"
         try:
@@ -205,37 +196,23 @@ class Director:
 
     # What is remembered.
 
-    def _remembered(self) -> _Memory | None:
-        path = self._directory / "metadata.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=_Memory)
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            _LOG.error("%s: %s; fetching all of it again", path, error)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            _LOG.error("%s: %s; fetching all of it again", path, error)
-        return None
-
     def _remember(
-        self, updater: Updater, scratch: Path, memory: _Memory | None, floor: Floor, assignment: Assignment
+        self, updater: Updater, scratch: Path, memory: Memory | None, floor: Floor, assignment: Assignment
     ) -> None:
         """The signed files first: a floor without them would refuse what they lead to."""
         after = _read(scratch)
         if after != memory:
-            disk.write_durably(self._directory / "metadata.json", msgspec.json.encode(after))
+            write_memory(self._directory, after)
         trusted = updater._trusted_set
         clock = self._time.clock()
         time = clock if clock - floor.time > _TIME_STEP else floor.time
         risen = raised(floor, trusted.root, trusted.timestamp, trusted.snapshot, time)
         risen = msgspec.structs.replace(risen, counter=assignment.counter)
         if risen != floor:
-            write_floor(self._directory / "floor.json", risen)
+            write_floor(self._directory / FLOOR_NAME, risen)
 
 
-def _fill(scratch: Path, memory: _Memory | None) -> None:
+def _fill(scratch: Path, memory: Memory | None) -> None:
     """A new scratch copy of what is remembered, as python-tuf's client lays its files out."""
     disk.remove_tree(scratch)
     (scratch / "root_history").mkdir(parents=True)
@@ -247,11 +224,11 @@ def _fill(scratch: Path, memory: _Memory | None) -> None:
         (scratch / f"{role}.json").write_text(getattr(memory, role), encoding="utf-8")
 
 
-def _read(scratch: Path) -> _Memory:
+def _read(scratch: Path) -> Memory:
     history = scratch / "root_history"
     versions = sorted(int(path.name.partition(".")[0]) for path in history.iterdir())
     roots = {version: (history / f"{version}.root.json").read_text(encoding="utf-8") for version in versions[1:]}
-    return _Memory(roots, *((scratch / f"{role}.json").read_text(encoding="utf-8") for role in _ROLES))
+    return Memory(roots, *((scratch / f"{role}.json").read_text(encoding="utf-8") for role in _ROLES))
 
 
 def _named(targets: Targets) -> dict[str, Named]:

@@ -21,7 +21,8 @@ from roadloop_agent.update import disk
 from roadloop_agent.update.fetch import METADATA_URL, TARGETS_URL
 from roadloop_agent.update.floor import Floor, raised, read_floor, versions_of, vouching_keys, write_floor
 from roadloop_agent.update.refused import MetadataError
-from roadloop_agent.update.tuf_client import Fetcher, open_client, provisioned_file, tuf_errors
+from roadloop_agent.update.tuf_client import Fetcher, open_client, provisioned_file
+from roadloop_agent.update.tuf_errors import tuf_errors
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry
 from roadloop_models.bundle.delta import patch_name
 from roadloop_models.contract.messages import ReleaseRef

@@ -38,6 +38,10 @@ class TrustedTime:
         """What the director said just now. Only the newest word counts."""
         self._told = time, self._mono()
 
+    def heard(self) -> datetime | None:
+        """The time by what the director said in this start; None where it was not asked yet."""
+        return None if self._told is None else self._since_told()
+
     def _since_told(self) -> datetime:
         if self._told is None:
             return BEGINNING

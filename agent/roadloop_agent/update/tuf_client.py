@@ -1,17 +1,15 @@
 """python-tuf's client as both of a vehicle's repositories are read with it."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from tuf.api.exceptions import DownloadError, DownloadLengthMismatchError, ExpiredMetadataError, RepositoryError
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from roadloop_agent.update.fetch import MAX_METADATA_BYTES
-from roadloop_models.errors import ConfigError, RetryLaterError, TrustError
+from roadloop_models.errors import ConfigError
 
 
 class Fetcher(Protocol):
@@ -43,21 +41,6 @@ def open_client(metadata: Path, url: str, targets_url: str, fetcher: Fetcher, *,
     )
     updater._trusted_set.reference_time = now  # it reads the clock itself, and has no other way to be told
     return updater
-
-
-@contextmanager
-def tuf_errors(refused: type[TrustError], now: datetime) -> Iterator[None]:
-    """Turn the client's errors into `refused` or RetryLaterError."""
-    try:
-        yield
-    except ExpiredMetadataError as error:
-        raise refused(
-            f"{error} at {now:%Y-%m-%d %H:%M} UTC: the cloud has not renewed it, or the vehicle's clock is wrong"
-        ) from error
-    except (RepositoryError, DownloadLengthMismatchError) as error:
-        raise refused(str(error)) from error
-    except DownloadError as error:  # among them: the repository has no such file
-        raise RetryLaterError(str(error)) from error
 
 
 def provisioned_file(path: Path) -> bytes:
