@@ -230,6 +230,9 @@ def status(config_path: Path, as_json: bool) -> None:
         f"network: {network['link_class']} ({network['interface'] or 'interface unknown'}), sends {network['sends']}, "
         f"{network['spent_bytes'] / 1e6:.1f} MB {limit} today"
     )
+    director = state["director"]
+    wrong = f"; {director['error']['detail']}" if director["error"] else ""
+    click.echo(f"director: assignment {director['version'] or 'not seen yet'}{wrong}")
     if files := state["files"]:
         failed = f"; HTTPS failed {files['https_failures']}x: {files['last_failure']}" if files["last_failure"] else ""
         click.echo(f"files: {files['https_files']} by HTTPS, {files['mqtt_files']} by MQTT{failed}")
