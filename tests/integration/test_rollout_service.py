@@ -348,6 +348,19 @@ def test_releases_that_go_together(fleet: Fleet) -> None:
     assert fleet.rollouts.show(rollout).state == "succeeded"
 
 
+def test_a_group_that_has_not_switched_stays_a_group(fleet: Fleet) -> None:
+    both = {"sign": fleet.ref(2), "speed": fleet.ref(2, SPEED)}
+    with fleet.database.transaction() as session:
+        vehicle = session.get_one(Vehicle, "v0")
+        desired.assign(session, vehicle, both, Policy(), together=True)
+        desired.assign(session, vehicle, {"speed": fleet.ref(1, SPEED)}, Policy())
+        assert session.get_one(DesiredState, "v0").together, "sign is still on its way"
+    fleet.says("v0", "idle", 2, speed=1)
+    with fleet.database.transaction() as session:
+        desired.assign(session, session.get_one(Vehicle, "v0"), {"speed": fleet.ref(2, SPEED)}, Policy())
+        assert not session.get_one(DesiredState, "v0").together
+
+
 # Cohorts
 
 

@@ -43,8 +43,8 @@ def assign(
 ) -> None:
     """Say what some slots should run from now on (None: nothing is wanted); the others stay as they are.
 
-    With `together` the slots whose release changes switch together or not at all. What a slot shall run now is no
-    longer its shadow.
+    With `together` the slots whose release changes switch together or not at all; slots that were told so before and
+    have not switched yet stay together. What a slot shall run now is no longer its shadow.
     """
     row = _row(session, vehicle)
     shadows = {name: ref for name, ref in row.shadows.items() if name not in slots}
@@ -53,7 +53,7 @@ def assign(
         vehicle,
         slots=_merged(row.slots, slots),
         policy=msgspec.to_builtins(policy),
-        together=together,
+        together=together or _switches_together(row, vehicle, slots),
         shadows=shadows,
     )
 
@@ -129,6 +129,14 @@ def _row(session: Session, vehicle: Vehicle) -> DesiredState:
 def _merged(before: Mapping[str, Any], changes: Mapping[str, ReleaseRef | None]) -> dict[str, Any]:
     merged = {**before, **{name: msgspec.to_builtins(ref) for name, ref in changes.items()}}
     return {name: ref for name, ref in merged.items() if ref is not None}
+
+
+def _switches_together(row: DesiredState, vehicle: Vehicle, changes: Mapping[str, ReleaseRef | None]) -> bool:
+    """Whether slots that are not changed now are still on their way to switch together."""
+    reported = reported_of(vehicle)
+    runs = {} if reported is None else {name: slot.running for name, slot in reported.slots.items()}
+    wanted = msgspec.convert(row.slots, dict[str, ReleaseRef])
+    return row.together and any(runs.get(name) != ref for name, ref in wanted.items() if name not in changes)
 
 
 def _put(row: DesiredState, vehicle: Vehicle, **fields: Any) -> None:
