@@ -50,7 +50,7 @@ class Driving:
     def switch(self, slot: str, ref: ReleaseRef) -> None:
         """Have drive run an installed release; returns when it does. Raises AssertionError where it cannot."""
         directory = str(self.store.version_directory(ref))
-        assert self._pipe.try_send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=directory)))
+        self.send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=directory)))
         answered: list[Switched] = []
         before = self.hear
 
@@ -63,6 +63,10 @@ class Driving:
         self.listen(WAIT_S, lambda: bool(answered))
         self.hear = before
         assert answered and answered[0].ok and answered[0].ref == ref, answered
+
+    def send(self, payload: bytes) -> None:
+        """One encoded message to drive."""
+        assert self._pipe.try_send(payload)
 
     def listen(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
         """Take what drive says for so long, or until it is enough."""

@@ -1,20 +1,17 @@
 """The self-test in its own process: what passes, what refuses a release, and what only asks to try later."""
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from roadloop_agent.update.selftest import Check, SubprocessSelfTest
 from roadloop_models.bundle import Bundle, FileEntry, encode_manifest
 from roadloop_models.errors import BundleError, GoldenMismatchError, LatencyError, RetryLaterError
 from tests.fakes.bundles import WEIGHTS, tiny_bundle
+from tests.fakes.slow_bundle import slowed_bundle
 
 HERE = Check(directory="bundle", variant="onnx-int8")
 
@@ -90,41 +87,9 @@ def test_a_newer_wish_ends_the_self_test() -> None:
 # Latency.
 
 
-def slowed(bundle: Bundle, directory: Path, products: int = 12) -> Bundle:
-    """The same outputs, after as many products of large matrices that count for nothing."""
-    model = onnx.load(str(bundle.path(WEIGHTS)))
-    graph = model.graph
-    (image,), (logits,) = graph.input, graph.output
-    large = np.random.default_rng(5).normal(0.0, 0.01, size=(512, 512)).astype(np.float32)
-    graph.initializer.extend(
-        [numpy_helper.from_array(large, "large"), numpy_helper.from_array(np.zeros(1, np.float32), "nothing")]
-    )
-    for node in graph.node:
-        for index, name in enumerate(node.output):
-            if name == logits.name:
-                node.output[index] = "fast_logits"
-    graph.node.append(helper.make_node("ReduceMean", [image.name], ["mean"], keepdims=0))
-    graph.node.append(helper.make_node("Mul", ["large", "mean"], ["product_0"]))
-    for number in range(products):
-        graph.node.append(helper.make_node("MatMul", [f"product_{number}", "large"], [f"product_{number + 1}"]))
-    graph.node.append(helper.make_node("ReduceSum", [f"product_{products}"], ["sum"], keepdims=0))
-    graph.node.append(helper.make_node("Mul", ["sum", "nothing"], ["zero"]))
-    graph.node.append(helper.make_node("Add", ["fast_logits", "zero"], [logits.name]))
-    shutil.copytree(bundle.directory, directory)
-    content = model.SerializeToString()
-    (directory / WEIGHTS).write_bytes(content)
-    entries = tuple(
-        FileEntry(WEIGHTS, hashlib.sha256(content).hexdigest(), len(content)) if entry.path == WEIGHTS else entry
-        for entry in bundle.manifest.files
-    )
-    raw = encode_manifest(msgspec.structs.replace(bundle.manifest, version="slow-1", files=entries))
-    (directory / "manifest.json").write_bytes(raw)
-    return Bundle.open(directory)
-
-
 def test_a_release_that_is_too_slow_here_is_refused(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
-    slow = slowed(bundle, tmp_path / "slow")
+    slow = slowed_bundle(bundle, tmp_path / "slow")
     with pytest.raises(LatencyError, match="3 times that is allowed"):
         SubprocessSelfTest()(check(slow, incumbent=bundle), never)
     SubprocessSelfTest()(check(slow, incumbent=bundle, max_latency_ratio=1e6), never)

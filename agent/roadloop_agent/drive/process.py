@@ -21,6 +21,7 @@ from roadloop_agent.drive.summary import Summaries
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import (
     Attach,
+    FromLink,
     Hello,
     Parked,
     Pipe,
@@ -204,13 +205,18 @@ class Drive:
         readable, _, _ = select.select([self._pipe.fileno(), self._announcer.fileno()], [], [], wait_s)
         if self._announcer.fileno() in readable:
             self._announcer.send()
-        if self._pipe.fileno() not in readable:
-            return
+        if self._pipe.fileno() in readable:
+            self._hear(self._receive())
+
+    def _receive(self) -> FromLink | None:
+        """The next message of link; None where there is none, or one that cannot be read."""
         try:
-            message = self._pipe.receive_from_link()
+            return self._pipe.receive_from_link()
         except MessageError as error:
             _LOG.error("from link: %s", error)
-            return
+            return None
+
+    def _hear(self, message: FromLink | None) -> None:
         if isinstance(message, Attach):
             self._announcer.listened = False
             self._say_hello()
@@ -221,19 +227,41 @@ class Drive:
         elif isinstance(message, ShadowWish):
             self._shadows.want(message)
 
-    def _switch(self, message: Switch) -> None:
-        """Load and warm the new version here, in the main thread; the slot takes it between two frames."""
+    def _switch(self, message: FromLink | None) -> None:
+        """Load and warm the new version here, in the main thread; the slot takes it between two frames.
+
+        What is asked for meanwhile is loaded too before any of it is offered: slots that go together change at their
+        next frames, and not one loading after the other.
+        """
+        loaded: dict[str, Model] = {}
+        while message is not None:
+            if isinstance(message, Switch):
+                model, replaced = self._load(message), loaded.pop(message.slot, None)
+                if replaced is not None:
+                    replaced.close()
+                if model is not None:
+                    loaded[message.slot] = model
+                self._heartbeat.beat("main")
+            else:
+                self._hear(message)
+            message = self._receive()
+        for name, model in loaded.items():
+            self._switching[name] = model
+            self._slots[name].offer(model)
+
+    def _load(self, message: Switch) -> Model | None:
+        """None where there is nothing to offer; drive has answered, then."""
         slot = self._slots.get(message.slot)
         if slot is None:
             _LOG.error("from link: there is no slot '%s'", message.slot)
-            return
+            return None
         running = slot.running
         if running is not None and running.ref == message.ref:
             self._say_switched(slot, running)
-            return
+            return None
         try:
             table = slot.table
-            model = load_model(Path(message.bundle_dir), table.variant_key, message.ref, table.providers, self._keys)
+            return load_model(Path(message.bundle_dir), table.variant_key, message.ref, table.providers, self._keys)
         except RoadloopError as error:
             _LOG.error("slot %s: %s", slot.name, error)
             answer = Switched(
@@ -246,9 +274,7 @@ class Drive:
                 error=error_info(error),
             )
             self._outbox.send(answer)
-            return
-        self._switching[slot.name] = model
-        slot.offer(model)
+            return None
 
     def _settle_switches(self) -> None:
         for name, model in list(self._switching.items()):
