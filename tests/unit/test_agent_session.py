@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_agent.link.budget import Traffic
-from roadloop_agent.link.session import Action, Connect, Disconnect, Publish, Session, SessionLimits
+from roadloop_agent.link.session import (
+    Action,
+    Connect,
+    Disconnect,
+    Publish,
+    Session,
+    SessionLimits,
+    Subscribe,
+    Unsubscribe,
+)
 from roadloop_agent.link.spool import Held
 from roadloop_models.contract import channels
 from roadloop_models.contract.channels import parse_topic
@@ -452,3 +461,49 @@ def test_every_batch_arrives_in_the_end(steps: list[str], data: st.DataObject) -
         backlog.commit(session, delivered)
     assert {row.payload for row in backlog.rows.values()} <= delivered
     assert msgspec.to_builtins(session.view())["connected"] is True
+
+
+A, B = "a" * 64, "b" * 64
+
+
+def interests(session: Session, now_s: float = 1.0) -> list[Action]:
+    return [action for action in session.poll(now_s) if isinstance(action, Subscribe | Unsubscribe)]
+
+
+def all_of(sha256: str) -> str:
+    return f"roadloop/v1/_all/file/{sha256}/+"
+
+
+def test_what_goes_to_all_is_heard_only_while_it_is_waited_for() -> None:
+    session = make()
+    connect(session)
+    session.hear(A)
+    session.send(channels.FETCH, FetchRequest(path="targets/a", blocks=((0, 7),), listening=True))
+    actions = [action for action in session.poll(1.0) if not isinstance(action, Publish) or "fetch" in action.topic]
+    assert actions[0] == Subscribe(all_of(A)), "before the request: its answer may come there"
+    session.hear(B)
+    assert interests(session) == [Unsubscribe(all_of(A)), Subscribe(all_of(B))]
+    session.hear(B)
+    session.hear(None)
+    assert interests(session) == [Unsubscribe(all_of(B))] and interests(session) == []
+
+
+def test_what_is_waited_for_is_heard_again_on_a_new_connection() -> None:
+    session = make()
+    session.hear(A)
+    connect(session)
+    assert interests(session) == [Subscribe(all_of(A))]
+    session.disconnected("gone", 2.0)
+    connect(session, 100.0, session_present=False)
+    assert interests(session, 100.0) == [Subscribe(all_of(A))]
+
+
+def test_what_an_agent_that_was_killed_wanted_to_hear_is_ended() -> None:
+    session = make()
+    connect(session)
+    session.hear(A)
+    interests(session)
+    for _ in range(3):
+        session.received(f"roadloop/v1/_all/file/{B}/7", b"block")
+    session.received(f"roadloop/v1/_all/file/{A}/7", b"block")
+    assert interests(session) == [Unsubscribe(all_of(B))]

@@ -125,6 +125,10 @@ class FileServer:
                     self._clients.pop(vehicle, None)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             _log.debug("%s: %s", vehicle, error)  # it went, or stood still: it asks again for what it lacks
+            writer.transport.abort()
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the server stops: nobody waits for a goodbye
+            raise
         finally:
             self._connections -= 1
             writer.close()

@@ -105,6 +105,7 @@ class Gathering:
         content.pace.bytes_per_s = max(
             _LEAST_BYTES_PER_S, min(*block.waiting.values(), self._bytes_per_s / len(vehicles))
         )
+        content.pace.refill(now_s)  # what was saved up at another pace does not count
         if len(vehicles) > 1:
             content.pace.spend(min(BLOCK_BYTES, content.file.size_bytes - n * BLOCK_BYTES))
         content.touched_s = block.sent_s = now_s
