@@ -46,8 +46,9 @@ def says(state: UpdateState, running: ReleaseRef = OLD, target: ReleaseRef | Non
 
 
 def plan(made: Rollout, reports: Mapping[str, Reported | None], now_s: float) -> Plan:
-    """One step; every vehicle that is named is online, the others have never been heard of."""
-    return planning.plan(made, {vehicle: Heard(report, online=True) for vehicle, report in reports.items()}, now_s)
+    """One step; every vehicle is online, and has said what is in `reports`, or nothing."""
+    heard = {member.vehicle: Heard(reports.get(member.vehicle), online=True) for member in made.members}
+    return planning.plan(made, heard, now_s)
 
 
 DONE = says("idle", running=NEW, target=None)
