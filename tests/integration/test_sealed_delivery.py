@@ -217,6 +217,7 @@ def test_a_damaged_content_key_gives_way_to_the_release_before_and_is_mended(tmp
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
+    (tmp_path / "workspace").mkdir()
     return Registry(tmp_path / "workspace").create()
 
 
