@@ -83,7 +83,11 @@ def test_drop_request_is_noticed_on_the_vehicle_and_reported(vehicle: StagedVehi
     schedule = CheckSchedule(lambda: 0.0)
     now = [0.0]
     check = DirectorCheck(
-        vehicle.director.refresh, lambda version, error: told.append((version, error)), schedule, lambda: now[0]
+        lambda: vehicle.director.refresh().version,
+        vehicle.director.refresh,
+        lambda version, error: told.append((version, error)),
+        schedule,
+        mono=lambda: now[0],
     )
     check.soon()
     assert check.is_due()
@@ -93,7 +97,7 @@ def test_drop_request_is_noticed_on_the_vehicle_and_reported(vehicle: StagedVehi
     now[0] = 8 * 3600.0
     assert check.is_due()
     check.run()
-    before, after = told
+    _, before, after = told
     assert before[1] is None and after[0] == before[0], "it goes on saying what it has seen, which falls behind"
     assert after[1] is not None and after[1].code == "fetch-interrupted"
     runs(vehicle, vehicle.first)
