@@ -4,6 +4,7 @@ import queue
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from roadloop_agent.update.acceptance import Acceptance
 from roadloop_agent.update.delivery import Delivery
@@ -52,7 +53,7 @@ class StagedVehicle:
         self.restart()
         self.store.provision(lambda refs: verify_provisioned(directory / "trust", refs))
 
-    def publish(self, release: int, weights_bytes: int = WEIGHTS_BYTES, **changes: str) -> ReleaseRef:
+    def publish(self, release: int, weights_bytes: int = WEIGHTS_BYTES, **changes: Any) -> ReleaseRef:
         """Make and sign a release."""
         self.bundles[release] = opaque_bundle(
             self.directory / f"made-{release}", f"v{release}", weights_bytes, **changes

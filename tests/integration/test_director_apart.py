@@ -64,7 +64,7 @@ class Vehicle:
         return ask_apart(child_command("director", str(self.config)), self, self.time)
 
     def here(self) -> int:
-        director = Director(self.memory, self.folder / "trust", VAN, self, self.time)  # type: ignore[arg-type]
+        director = Director(self.memory, self.folder / "trust", VAN, self, self.time)
         return director.refresh().version
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 from tuf.api.exceptions import DownloadHTTPError
@@ -80,7 +80,7 @@ def ask_apart(command: Sequence[str], fetcher: Fetcher, time: TrustedTime) -> in
             child.kill()
 
 
-def _serve(out: BinaryIO, into: BinaryIO, fetcher: Fetcher, time: TrustedTime) -> int:
+def _serve(out: IO[bytes], into: IO[bytes], fetcher: Fetcher, time: TrustedTime) -> int:
     while True:
         said = _receive(into, _SAID)
         if isinstance(said, Seen):
@@ -115,7 +115,7 @@ def answer(make: "Callable[[Fetcher, datetime | None], tuple[Director, TrustedTi
 class _Proxy:
     """A fetcher on the pipes."""
 
-    def __init__(self, into: BinaryIO, out: BinaryIO) -> None:
+    def __init__(self, into: IO[bytes], out: IO[bytes]) -> None:
         self._into = into
         self._out = out
         self._decoder = msgspec.msgpack.Decoder(Content)
@@ -129,7 +129,7 @@ class _Proxy:
         return data
 
 
-def _send(out: BinaryIO, message: msgspec.Struct) -> None:
+def _send(out: IO[bytes], message: msgspec.Struct) -> None:
     """Raises RetryLaterError where the other end is gone."""
     frame = msgspec.msgpack.encode(message)
     try:
@@ -139,7 +139,7 @@ def _send(out: BinaryIO, message: msgspec.Struct) -> None:
         raise RetryLaterError(_ENDED) from error
 
 
-def _receive(into: BinaryIO, decoder: "msgspec.msgpack.Decoder[T]") -> "T":
+def _receive(into: IO[bytes], decoder: "msgspec.msgpack.Decoder[T]") -> "T":
     """Raises RetryLaterError where the other end is gone, or says what cannot be read."""
     size_bytes = int.from_bytes(into.read(_LENGTH_BYTES), "big")
     frame = into.read(size_bytes) if 0 < size_bytes <= MAX_FRAME_BYTES else b""

@@ -9,6 +9,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from roadloop_agent.update.fetch import MAX_METADATA_BYTES
+from roadloop_agent.update.glance import Fetcher as MetadataFetcher
 from roadloop_models.errors import ConfigError
 
 
@@ -22,10 +23,13 @@ class Fetcher(Protocol):
         """A target."""
 
 
-def open_client(metadata: Path, url: str, targets_url: str, fetcher: Fetcher, *, root: bytes, now: datetime) -> Updater:
+def open_client(
+    metadata: Path, url: str, targets_url: str, fetcher: MetadataFetcher, *, root: bytes, now: datetime
+) -> Updater:
     """A client that keeps its files in `metadata`, reads below the two addresses, and believes that it is `now`.
 
-    `root` is passed each time, so a kill inside a refresh cannot leave a client without trust.
+    A fetcher of metadata alone does for who downloads no target. `root` is passed each time, so a kill inside a refresh
+    cannot leave a client without trust.
     """
     updater = Updater(
         str(metadata),

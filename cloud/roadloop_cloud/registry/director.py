@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from securesystemslib.signer import Signer
@@ -49,6 +49,7 @@ MAX_VERSION = 1 << 50
 _ROOT_FILE = re.compile(r"^metadata/([1-9][0-9]{0,5})\.root\.json\Z")
 _TIME = re.compile(r"^time/([0-9a-f]{32})\Z")
 _COMPACT = JSONSerializer(compact=True)
+SignedT = TypeVar("SignedT", Targets, Snapshot, Timestamp)
 WrappedKeys = Callable[[str, ReleaseRef], Mapping[str, str]]
 
 _log = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ class Directors:
             "timestamp_due": self._due(DIRECTOR_TIMESTAMP),
         }
 
-    def _signed(self, key: str, signed: Targets | Snapshot | Timestamp) -> str:
+    def _signed(self, key: str, signed: SignedT) -> str:
         metadata = Metadata(signed)
         metadata.sign(self._signer(key))
         return metadata.to_bytes(_COMPACT).decode()
