@@ -9,12 +9,12 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from threading import Event
+from typing import Any
 
 from roadloop_cloud.fleet import http_request
 from roadloop_cloud.fleet.files import Files, ServedFile
@@ -41,7 +41,6 @@ class ServerLimits:
     """How long a connection may ask for nothing."""
     stall_timeout_s: float = 60.0
     """How long a client may take nothing of what it asked for."""
-    revocations_every_s: float = 10.0
 
 
 @dataclass
@@ -53,17 +52,22 @@ class _Client:
 
 
 class FileServer:
-    """See the module. `bytes_per_s` gives a vehicle's pace; it is asked when its first connection begins."""
+    """See the module. `bytes_per_s` gives a vehicle's pace; it is asked when its first connection begins.
+
+    `is_revoked` is asked for the serial number of the certificate behind every request.
+    """
 
     def __init__(
         self,
         files: Files,
         bytes_per_s: Callable[[str], int],
+        is_revoked: Callable[[int], bool],
         limits: ServerLimits = ServerLimits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._files = files
         self._bytes_per_s = bytes_per_s
+        self._is_revoked = is_revoked
         self._limits = limits
         self._clock = clock
         self._clients: dict[str, _Client] = {}
@@ -71,18 +75,17 @@ class FileServer:
         self.port: int | None = None
         """Set while it listens."""
 
-    def run(self, host: str, port: int, identity: IdentityFiles, revocations: Path, stop: Event) -> None:
+    def run(self, host: str, port: int, identity: IdentityFiles, stop: Event) -> None:
         """Serve until `stop` is set. Raises ConfigError where the identity cannot be used, or the port is taken."""
-        asyncio.run(self._run(host, port, identity, revocations, stop))
+        asyncio.run(self._run(host, port, identity, stop))
 
-    async def _run(self, host: str, port: int, identity: IdentityFiles, revocations: Path, stop: Event) -> None:
-        context = server_context(identity, revocations)
+    async def _run(self, host: str, port: int, identity: IdentityFiles, stop: Event) -> None:
         try:
             server = await asyncio.start_server(
                 self._serve,
                 host,
                 port,
-                ssl=context,
+                ssl=server_context(identity),
                 ssl_handshake_timeout=self._limits.handshake_timeout_s,
                 limit=http_request.MAX_HEAD_BYTES,
             )
@@ -90,21 +93,16 @@ class FileServer:
             raise ConfigError(f"roadloop.toml: files.port {port}: {error}") from error
         self.port = server.sockets[0].getsockname()[1]
         _log.info("serving files on %s:%d", host, self.port)
-        read_s, read_at = self._clock(), revocations.stat().st_mtime_ns
         try:
             while not stop.is_set():
                 await asyncio.sleep(_LOOK_S)
-                if self._clock() - read_s >= self._limits.revocations_every_s:
-                    read_s = self._clock()
-                    if (changed := revocations.stat().st_mtime_ns) != read_at:
-                        context.load_verify_locations(revocations)
-                        read_at = changed
         finally:
             server.close()
             self.port = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        vehicle = _common_name(writer.get_extra_info("peercert"))
+        certificate = writer.get_extra_info("peercert")
+        vehicle, serial = _common_name(certificate), int(certificate["serialNumber"], 16)
         self._connections += 1
         try:
             client = await self._client(vehicle)
@@ -117,8 +115,9 @@ class FileServer:
                     writer.write(http_request.refusal(HTTPStatus.SERVICE_UNAVAILABLE).head)
                     await self._drain(writer)
                     return
-                while await self._answer(vehicle, client.pace, reader, writer):
-                    pass
+                answered = True
+                while answered:
+                    answered = await self._answer(vehicle, serial, client.pace, reader, writer)
             finally:
                 client.connections -= 1
                 if not client.connections:
@@ -142,7 +141,7 @@ class FileServer:
         return self._clients[vehicle]
 
     async def _answer(
-        self, vehicle: str, pace: Pace, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, vehicle: str, serial: int, pace: Pace, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; whether another may follow."""
         try:
@@ -150,7 +149,7 @@ class FileServer:
         except asyncio.LimitOverrunError:
             request: Get | HTTPStatus = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         else:
-            request = http_request.parse(head)
+            request = HTTPStatus.FORBIDDEN if self._is_revoked(serial) else http_request.parse(head)
         file: ServedFile | None = None
         if isinstance(request, HTTPStatus):
             answer = http_request.refusal(request)
@@ -187,26 +186,25 @@ class FileServer:
         await asyncio.wait_for(writer.drain(), self._limits.stall_timeout_s)
 
 
-def server_context(identity: IdentityFiles, revocations: Path) -> ssl.SSLContext:
-    """TLS 1.2 or newer for clients with a certificate of the CA that is not revoked.
+def server_context(identity: IdentityFiles) -> ssl.SSLContext:
+    """TLS 1.2 or newer for clients with a certificate of the CA.
 
     Raises ConfigError naming the file that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     try:
         context.load_cert_chain(identity.certificate, identity.key)
         context.load_verify_locations(identity.ca)
-        context.load_verify_locations(revocations)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(
-            f"{identity.certificate}, its key, {identity.ca} or {revocations}: {error}; 'roadloop up' makes identities"
+            f"{identity.certificate}, its key or {identity.ca}: {error}; 'roadloop up' makes identities"
         ) from error
     return context
 
 
-def _common_name(certificate: dict[str, tuple[tuple[tuple[str, str], ...], ...]]) -> str:
+def _common_name(certificate: Mapping[str, Any]) -> str:
     """Who the client is; the CA alone gives these names."""
-    return next(value for group in certificate["subject"] for key, value in group if key == "commonName")
+    names = [value for group in certificate["subject"] for key, value in group if key == "commonName"]
+    return str(names[0])
