@@ -349,15 +349,17 @@ def run_files(app: Application, _number: int, stop: Event) -> None:
     from roadloop_cloud.fleet.file_server import FileServer
     from roadloop_cloud.fleet.files import RepositoryFiles
     from roadloop_cloud.fleet.service import pace_of
+    from roadloop_cloud.identity.revocations import Revocations
 
     workspace, config = app.workspace, app.workspace.config
     if config.files.port is None:
         raise ConfigError(f"{workspace.root}/roadloop.toml: files.port: needed to serve files")
     files = DirectorFiles(app.directors, RepositoryFiles(workspace.repository))
-    server = FileServer(files, pace_of(app.database, config.fetch.bytes_per_s))
+    revoked = Revocations(app.authority.revocations_path, time.monotonic)
+    server = FileServer(files, pace_of(app.database, config.fetch.bytes_per_s), revoked.contains)
     host = config.files.bind or config.broker.bind or config.broker.host
     try:
-        server.run(host, config.files.port, workspace.identity(FILES_PROCESS), app.authority.revocations_path, stop)
+        server.run(host, config.files.port, workspace.identity(FILES_PROCESS), stop)
     finally:
         app.database.close()
 
