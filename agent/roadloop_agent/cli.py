@@ -13,6 +13,7 @@ import click
 from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, print_json, print_table
 from roadloop_agent.cli_consent import consent
 from roadloop_agent.cli_service import install, tail
+from roadloop_agent.cli_sim import sim
 from roadloop_models import __version__
 from roadloop_models.errors import ConfigError
 
@@ -300,6 +301,7 @@ def _progress(items: Iterable[Any], count: int | None) -> Iterator[Iterable[Any]
 
 main.add_command(consent)
 main.add_command(install)
+main.add_command(sim)
 main.add_command(tail)
 
 
