@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from roadloop_cloud.broker import CLOUD_PREFIX
 from roadloop_cloud.config import BrokerConfig
@@ -57,35 +58,65 @@ class Vehicles:
 
         Raises ConflictError where the id is taken or `output` is not empty, BadInputError where id or tag is no name.
         """
-        check_vehicle_id(vehicle_id)
-        if vehicle_id.startswith(CLOUD_PREFIX):
-            raise BadInputError(f"vehicle id {vehicle_id!r}: '{CLOUD_PREFIX}…' names the cloud's own processes")
-        private_key, public_key = new_key_pair()
+        return self._add({vehicle_id: output}, profile, _tags(tags))[0]
+
+    def add_many(
+        self, prefix: str, count: int, profile: Profile, output: Path, tags: Iterable[str] = ()
+    ) -> Sequence[Vehicle]:
+        """Add `prefix`-1, -2, … (with as many digits as the last has), each in a folder of its name below `output`.
+
+        All or none. Raises as `add`.
+        """
+        digits = len(str(count))
+        ids = [f"{prefix}-{number:0{digits}d}" for number in range(1, count + 1)]
+        return self._add({vehicle_id: output / vehicle_id for vehicle_id in ids}, profile, _tags(tags))
+
+    def _add(self, outputs: Mapping[str, Path], profile: Profile, tags: Sequence[str]) -> Sequence[Vehicle]:
+        for vehicle_id in outputs:
+            check_vehicle_id(vehicle_id)
+            if vehicle_id.startswith(CLOUD_PREFIX):
+                raise BadInputError(f"vehicle id {vehicle_id!r}: '{CLOUD_PREFIX}…' names the cloud's own processes")
         releases = {slot: self._initial_release(task) for slot, task in profile.tasks.items()}
+        with self._database.transaction() as session:
+            for vehicle_id in outputs:
+                if session.get(Vehicle, vehicle_id) is not None:
+                    raise ConflictError(f"vehicle {vehicle_id} exists already")
+            # Inside the transaction: no folder, no vehicle.
+            return [
+                self._add_one(session, vehicle_id, output, profile=profile, tags=tags, releases=releases)
+                for vehicle_id, output in outputs.items()
+            ]
+
+    def _add_one(
+        self,
+        session: Session,
+        vehicle_id: str,
+        output: Path,
+        *,
+        profile: Profile,
+        tags: Sequence[str],
+        releases: Mapping[str, InitialRelease],
+    ) -> Vehicle:
+        private_key, public_key = new_key_pair()
         row = Vehicle(
             id=vehicle_id,
             hardware=profile.hardware,
             profile=profile.name,
-            tags=_tags(tags),
+            tags=list(tags),
             created=now_utc(),
             sealing_key=public_key,
             online=False,
         )
-        with self._database.transaction() as session:
-            if session.get(Vehicle, vehicle_id) is not None:
-                raise ConflictError(f"vehicle {vehicle_id} exists already")
-            session.add(row)
-            session.flush()
-            # From its first day the fleet service knows its slots, so a rollout may target it before it has reported.
-            desired.assign(session, row, {slot: release.ref for slot, release in releases.items()}, Policy())
-            # Inside the transaction: no folder, no vehicle.
-            content_keys = {
-                release.ref.manifest_sha256: wrapped
-                for release in releases.values()
-                if (wrapped := self._wrapped_key(public_key, release.ref)) is not None
-            }
-            provisioning = self._provisioning(vehicle_id, profile, releases, private_key, content_keys)
-            write_provisioning(output, provisioning)
+        session.add(row)
+        session.flush()
+        # From its first day the fleet service knows its slots, so a rollout may target it before it has reported.
+        desired.assign(session, row, {slot: release.ref for slot, release in releases.items()}, Policy())
+        content_keys = {
+            release.ref.manifest_sha256: wrapped
+            for release in releases.values()
+            if (wrapped := self._wrapped_key(public_key, release.ref)) is not None
+        }
+        write_provisioning(output, self._provisioning(vehicle_id, profile, releases, private_key, content_keys))
         return row
 
     def list(self, tag: str | None = None) -> Sequence[Vehicle]:
@@ -116,7 +147,7 @@ class Vehicles:
         self,
         vehicle_id: str,
         profile: Profile,
-        releases: dict[str, InitialRelease],
+        releases: Mapping[str, InitialRelease],
         sealing_key: bytes,
         content_keys: dict[str, bytes],
     ) -> Provisioning:

@@ -39,9 +39,17 @@ def command() -> None:
     help="Folder to write; it goes to the vehicle and holds its private key.",
 )
 @click.option("--tag", "tags", multiple=True, help="Tag to select the vehicle by; repeatable.")
+@click.option("--count", type=click.IntRange(1, 100_000), help="Add so many: ID-1, ID-2, …, each in a folder below.")
 @with_application
 def add(
-    *, app: Application, output: Output, vehicle_id: str, profile: str, directory: Path, tags: tuple[str, ...]
+    *,
+    app: Application,
+    output: Output,
+    vehicle_id: str,
+    profile: str,
+    directory: Path,
+    tags: tuple[str, ...],
+    count: int | None,
 ) -> None:
     """Add a vehicle and write the folder that provisions it.
 
@@ -52,6 +60,12 @@ def add(
     """
     from roadloop_cloud.identity.provisioning import load_profile
 
+    if count is not None:
+        rows = app.vehicles.add_many(vehicle_id, count, load_profile(profile), directory, tags)
+        output.result(
+            [_as_json(row) for row in rows], f"{rows[0].id} to {rows[-1].id} are provisioned in folders of {directory}"
+        )
+        return
     row = app.vehicles.add(vehicle_id, load_profile(profile), directory, tags)
     output.result(
         {**_as_json(row), "config": directory.resolve() / "vehicle.toml"},
