@@ -89,7 +89,9 @@ def test_equal_files_take_next_to_nothing(kind: PatchKind) -> None:
     assert len(make_patch(kind, base, base)) < 500
 
 
-@pytest.mark.parametrize(("kind", "share"), [("subtract-zstd", 0.2), ("bsdiff4", 0.2), ("patch-from", 0.5)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("subtract-zstd", 0.2), ("sparse-zstd", 0.1), ("bsdiff4", 0.2), ("patch-from", 0.5)]
+)
 def test_weights_that_moved_a_little_take_a_part(kind: PatchKind, share: float) -> None:
     base = noise(100_000)
     assert len(make_patch(kind, base, nudged(base))) < share * len(base)
@@ -168,6 +170,33 @@ def test_bsdiff_does_not_expand_what_it_does_not_need() -> None:
 def test_bsdiff_refuses_blocks_that_it_does_not_hold(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(BundleError, match="truncated"):
         apply_patch("bsdiff4", bytes(10), b"BSDIFF40" + struct.pack("<3Q", *numbers), 10)
+
+
+def sparse(gaps: bytes, values: bytes, size_bytes: int) -> bytes:
+    """A sparse patch of these streams."""
+    first, second = (zstandard.ZstdCompressor().compress(stream) for stream in (gaps, values))
+    return struct.pack("<II", size_bytes, len(first)) + first + second
+
+
+def test_sparse_gaps_go_on_over_255() -> None:
+    patch = sparse(bytes([255, 255, 3, 0]), b"xy", 520)
+    assert apply_patch("sparse-zstd", bytes(600), patch, 520) == bytes(513) + b"xy" + bytes(5)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "values", "match"),
+    [
+        (bytes([10]), b"x", "beyond the end"),
+        (bytes([255]), b"", "beyond the end"),
+        (bytes([0] * 10), b"x" * 9, "lacks values"),
+        (bytes([0]), b"xy", "without a place"),
+        (bytes(1 << 20), b"x", "at most 10 are read"),
+        (b"", b"x" * 11, "at most 10 are read"),
+    ],
+)
+def test_sparse_never_writes_beyond_the_size(gaps: bytes, values: bytes, match: str) -> None:
+    with pytest.raises(BundleError, match=match):
+        apply_patch("sparse-zstd", bytes(10), sparse(gaps, values, 10), 10)
 
 
 @pytest.mark.parametrize("kind", ["subtract-zstd", "patch-from"])

@@ -12,7 +12,7 @@ from roadloop_models.bundle.delta import PatchKind, apply_patch, make_patch
 
 MEMORY_BYTES = 3 << 30
 CPU_S = 300
-ORDER: tuple[PatchKind, ...] = ("subtract-zstd", "patch-from", "bsdiff4")
+ORDER: tuple[PatchKind, ...] = ("sparse-zstd", "subtract-zstd", "patch-from", "bsdiff4")
 """The one that takes most memory last."""
 
 

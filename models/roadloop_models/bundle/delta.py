@@ -1,8 +1,10 @@
 """Patches: what turns a file that a vehicle has into the next version of it.
 
-The cloud makes them and proves each with `apply_patch`; the vehicle applies them. Of three kinds none is best for all:
+The cloud makes them and proves each with `apply_patch`; the vehicle applies them. Of four kinds none is best for all:
 
-- `subtract-zstd`: the difference byte by byte, compressed. Weights that moved a little in an unchanged layout.
+- `subtract-zstd`: the difference byte by byte, compressed. Weights that moved in an unchanged layout.
+- `sparse-zstd`: of that difference only what is not zero, as gaps and values, each compressed. Few weights that moved:
+  zstd spends a bit on every byte that did not.
 - `bsdiff4`: the BSDIFF40 format of Colin Percival's bsdiff. Holds where something was inserted.
 - `patch-from`: zstd with the old file as its dictionary (`zstd --patch-from`). Long equal stretches.
 
@@ -20,13 +22,17 @@ import zstandard
 
 from roadloop_models.errors import BundleError
 
-PatchKind = Literal["subtract-zstd", "bsdiff4", "patch-from"]
+PatchKind = Literal["subtract-zstd", "sparse-zstd", "bsdiff4", "patch-from"]
 KINDS: tuple[PatchKind, ...] = get_args(PatchKind)
 MAX_PATCHED_BYTES = 64 << 20
 """Larger files are sent whole: patching holds both versions in memory."""
 
 _LEVEL = 19
 _WINDOW_LOG = (20, 27)
+_SPARSE_HEADER = struct.Struct("<II")
+"""Size of the new file, length of the first frame."""
+_LONG_GAP = 255
+_CHUNK_BYTES = 1 << 20
 _BSDIFF_MAGIC = b"BSDIFF40"
 _BSDIFF_HEADER_BYTES = 32
 _CONTROL_BYTES = 24
@@ -47,6 +53,8 @@ def make_patch(kind: PatchKind, base: bytes, target: bytes) -> bytes:
     _check_size("the new file", len(target))
     if kind == "subtract-zstd":
         return zstandard.ZstdCompressor(level=_LEVEL).compress(_subtract(base, target))
+    if kind == "sparse-zstd":
+        return _make_sparse(_subtract(base, target))
     if kind == "patch-from":
         dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=_long_range(base, target)).compress(
@@ -67,6 +75,8 @@ def apply_patch(kind: PatchKind, base: bytes, patch: bytes, size_bytes: int) -> 
     _check_size("the new file", size_bytes)
     if kind == "subtract-zstd":
         return _add(base, _decompress(zstandard.ZstdDecompressor(), patch, size_bytes))
+    if kind == "sparse-zstd":
+        return _add(base, _apply_sparse(patch, size_bytes))
     if kind == "patch-from":
         dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         return _decompress(zstandard.ZstdDecompressor(dict_data=dictionary), patch, size_bytes)
@@ -93,11 +103,65 @@ def _add(base: bytes, difference: bytes) -> bytes:
     return target.tobytes()
 
 
+def _make_sparse(difference: bytes) -> bytes:
+    """Header, gaps, values. A gap is the number of zeros before a value: as many bytes 255 as it has, and the rest."""
+    values = np.frombuffer(difference, np.uint8)
+    places = np.flatnonzero(values)
+    before = np.diff(places, prepend=-1) - 1
+    long, rest = np.divmod(before, _LONG_GAP)
+    gaps = np.full(int(long.sum()) + len(places), _LONG_GAP, np.uint8)
+    gaps[np.cumsum(long + 1) - 1] = rest
+    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    first = compressor.compress(gaps.tobytes())
+    return _SPARSE_HEADER.pack(len(difference), len(first)) + first + compressor.compress(values[places].tobytes())
+
+
+def _apply_sparse(patch: bytes, size_bytes: int) -> bytes:
+    """The difference. Worked through in chunks, so that the gaps of a dense one take no multiple of the file."""
+    if len(patch) < _SPARSE_HEADER.size:
+        raise BundleError("patch: sparse-zstd: truncated")
+    announced, first_bytes = _SPARSE_HEADER.unpack_from(patch)
+    if announced != size_bytes:
+        raise BundleError(f"patch: announces a file of {announced} bytes, {size_bytes} are signed")
+    end = _SPARSE_HEADER.size + first_bytes
+    gaps, values = (
+        np.frombuffer(_decompress_at_most(frame, size_bytes), np.uint8)
+        for frame in (patch[_SPARSE_HEADER.size : end], patch[end:])
+    )
+    difference = np.zeros(size_bytes, np.uint8)
+    reached = -1
+    used = 0
+    for start in range(0, len(gaps), _CHUNK_BYTES):
+        steps = gaps[start : start + _CHUNK_BYTES].astype(np.int64)
+        ends = steps < _LONG_GAP
+        steps[ends] += 1
+        places = reached + np.cumsum(steps)
+        reached = int(places[-1])
+        here = values[used : used + int(ends.sum())]
+        if reached >= size_bytes or len(here) != ends.sum():
+            raise BundleError("patch: sparse-zstd: writes beyond the end of the file, or lacks values")
+        difference[places[ends]] = here
+        used += len(here)
+    if used != len(values):
+        raise BundleError("patch: sparse-zstd: has values without a place")
+    return difference.tobytes()
+
+
 def _long_range(base: bytes, target: bytes) -> zstandard.ZstdCompressionParameters:
     """A window over both files, so that every byte of the old one can be referred to."""
     low, high = _WINDOW_LOG
     window_log = min(max((len(base) + len(target)).bit_length(), low), high)
     return zstandard.ZstdCompressionParameters.from_level(_LEVEL, window_log=window_log, enable_ldm=True)
+
+
+def _decompress_at_most(frame: bytes, max_bytes: int) -> bytes:
+    try:
+        announced = zstandard.get_frame_parameters(frame).content_size
+    except zstandard.ZstdError as error:
+        raise BundleError(f"patch: {error}") from error
+    if announced > max_bytes:
+        raise BundleError(f"patch: announces {announced} bytes in a frame, at most {max_bytes} are read")
+    return _decompress(zstandard.ZstdDecompressor(), frame, announced)
 
 
 def _decompress(decompressor: zstandard.ZstdDecompressor, patch: bytes, size_bytes: int) -> bytes:
