@@ -42,7 +42,7 @@ def _quantized(path: Path, frozen: tuple[str, ...] | None) -> bytes:
     """The int8 ONNX file of the factory's weights (None), or of those fine-tuned with these parts frozen."""
     import torch
 
-    from roadloop_cloud.training.quantize_onnx import export_onnx, quantize_conv_net
+    from roadloop_cloud.training.quantize_onnx import Calibration, export_onnx, quantize_conv_net
     from roadloop_cloud.training.sign import CALIBRATION_IMAGES, CLIP, FINE_TUNE_IMAGES, SignLearner
     from roadloop_cloud.training.train import Recipe, fit
     from roadloop_cloud.training.weights import decode_weights, halve, load_state
@@ -63,7 +63,7 @@ def _quantized(path: Path, frozen: tuple[str, ...] | None) -> bytes:
         load_state(model, halve(fitted.state), "fine-tuned")
     preprocess = ImageStandardize(clip=CLIP)
     chosen = np.linspace(0, len(rows) - 1, CALIBRATION_IMAGES).astype(int)
-    calibration = [preprocess(rows.images[index]) for index in chosen]
+    calibration: Calibration = [preprocess(rows.images[index]) for index in chosen]
     model.eval()
     source = path.with_suffix(".fp32.onnx")
     export_onnx(model, (torch.from_numpy(calibration[0][0]),), ["image"], ["logits"], source)

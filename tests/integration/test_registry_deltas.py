@@ -12,7 +12,7 @@ from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import Release
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.bundle import Bundle
-from roadloop_models.bundle.delta import apply_patch, patch_name
+from roadloop_models.bundle.delta import MAX_PATCHED_BYTES, apply_patch, patch_name
 from tests.fakes.opaque_bundles import TASK, opaque_bundle
 from tests.fakes.registry import Client, Registry
 
@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_patched_is_said_and_left_out(
     (pair, *_) = deltas.pairs(second, [first], "t/2", ())
     huge = tmp_path / "huge"
     with huge.open("wb") as file:
-        file.truncate(deltas.MAX_PATCHED_BYTES + 1)
+        file.truncate(MAX_PATCHED_BYTES + 1)
     broken = deltas.Pair(pair.entry, pair.base_sha256, huge, pair.target)
     (tmp_path / "made").mkdir()
     (patch,) = deltas.make_patches([broken, pair], tmp_path / "made", lambda text, done: None)

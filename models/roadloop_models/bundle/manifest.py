@@ -198,6 +198,7 @@ def _check(manifest: Manifest) -> None:
                 raise BundleError(
                     f"{MANIFEST_NAME}: {variant.key}: tensor '{spec.name}' is {spec.dtype} without quantization"
                 )
-    for path in (manifest.training_weights, *(manifest.sealed.files if manifest.sealed is not None else ())):
-        if path is not None:
-            manifest.file_entry(path)
+    if manifest.training_weights is not None:
+        manifest.file_entry(manifest.training_weights)
+    for path in manifest.sealed.files if manifest.sealed is not None else ():
+        manifest.file_entry(path)
