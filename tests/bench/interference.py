@@ -97,7 +97,7 @@ def _ratio(case: Case) -> float:
         bundle = case.bundle(directory)
         van = TestVehicle(directory / VAN, VAN, broker, repository, {SLOT: bundle}, case.profile)
         fill_spool(van, BACKLOG_SAMPLES)
-        release = repository.add(_another_version(bundle, directory / "next"), 2)
+        release = repository.add(another_version(bundle, directory / "next"), 2)
         with van:
             van.wait("it drives without a broker", lambda: _pending(van) > BACKLOG_SAMPLES)
             with broker, SmallCloud(broker, repository) as cloud:
@@ -113,7 +113,7 @@ def _ratio(case: Case) -> float:
                 end_ms = time.time_ns() // 1_000_000
                 time.sleep(2.0)  # the last samples are on their way
                 with cloud.lock:
-                    latency_us, t_ms = _latencies(cloud, case.stream)
+                    latency_us, t_ms = latencies(cloud, case.stream)
     busy = latency_us[(t_ms >= begin_ms) & (t_ms < busy_ms)]
     quiet = latency_us[(t_ms >= busy_ms) & (t_ms < end_ms)]
     return float(np.percentile(busy, 99) / np.percentile(quiet, 99))
@@ -137,7 +137,7 @@ def fill_spool(van: TestVehicle, samples: int) -> None:
     spool.close()
 
 
-def _another_version(bundle: Bundle, directory: Path) -> Bundle:
+def another_version(bundle: Bundle, directory: Path) -> Bundle:
     """The same files under the next version's name."""
     shutil.copytree(bundle.directory, directory)
     manifest = msgspec.structs.replace(bundle.manifest, version=f"{bundle.manifest.version}-next")
@@ -155,7 +155,7 @@ def _confirmed(cloud: SmallCloud, release: int) -> bool:
     return slot is not None and slot.running is not None and slot.running.release == release and slot.state == "idle"
 
 
-def _latencies(cloud: SmallCloud, stream: Stream) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def latencies(cloud: SmallCloud, stream: Stream) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Microseconds of every decision, and its time."""
     column = [field.name for field in stream.fields].index("latency_us")
     ledger = cloud.ledger(VAN)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import interference, latency, memory, resume, signals, spool, video, wire
+from tests.bench import interference, latency, memory, resume, shadow, signals, spool, video, wire
 from tests.bench.figures import Result
 
-_PARTS = (latency, video, interference, memory, signals, spool, resume, wire)
+_PARTS = (latency, video, interference, shadow, memory, signals, spool, resume, wire)
 
 
 def figures(data: Path | None) -> Iterator[Result]:

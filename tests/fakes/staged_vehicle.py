@@ -78,14 +78,15 @@ class StagedVehicle:
             agent_version="0.1.0",
         )
 
-    def assign(self, ref: ReleaseRef) -> None:
+    def assign(self, ref: ReleaseRef, shadow: bool = False) -> None:
         """Have the director name a release, as the cloud does before it publishes a desired state."""
         self.counter += 1
-        self.repository.assign(VAN, Desired(version=self.counter, slots={SLOT: ref}))
+        slots, shadows = ({}, {SLOT: ref}) if shadow else ({SLOT: ref}, {})
+        self.repository.assign(VAN, Desired(version=self.counter, slots=slots, shadows=shadows))
 
     def _accept(self, slot: str, ref: ReleaseRef, shadow: bool) -> SignedTargets:
         if self.obliging:
-            self.assign(ref)
+            self.assign(ref, shadow)
         return Acceptance(self.director.refresh, self.trust.refresh, self.store.slot)(slot, ref, shadow)
 
     def _send(self, request: FetchRequest) -> None:
