@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from roadloop_agent.link.metrics import MAX_REQUEST_BYTES, Family, Meter, Sample
 from roadloop_agent.link.results import Reader, result_line
 from roadloop_agent.socketpair import make_socketpair
 from roadloop_agent.tail import described
-from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.contract.messages import ReleaseRef, UpdateState
 
 REF = ReleaseRef(task="traffic-sign", release=3, version="v3", manifest_sha256="0" * 64)
 
@@ -247,7 +247,7 @@ def test_counts_add_up_and_the_text_is_sound() -> None:
     assert value("roadloop_spool_lost_samples") == 9
     states = families["roadloop_update_state"][1]
     assert [labels for labels, on in states.items() if on] == ['roadloop_update_state{slot="sign",state="trial"}']
-    assert len(states) == 8
+    assert len(states) == len(get_args(UpdateState))
     assert value("roadloop_results_readers") == 2 and value("roadloop_results_dropped_total") == 11
     (about,) = families["roadloop_info"][1]
     assert r'vehicle="van \"1\"\\"' in about and r'hardware="test\nbench"' in about
