@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from roadloop_agent.update.state import Ended, Ready, Trial
-from roadloop_agent.update.store import ProvisionedReleases, Store, open_version
+from roadloop_agent.update.store import InstalledVersion, ProvisionedReleases, Store, open_version
 from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import ReleaseRef
 from tests.fakes.opaque_bundles import VARIANT, opaque_bundle, release_ref
@@ -60,13 +60,10 @@ class Pair:
 
 
 def start(store: Store) -> int:
-    """What drive runs after a start, as it goes about it; the same release in both slots."""
-    versions = {slot: store.load_for_start(slot) for slot in SLOTS}
-    for slot, version in versions.items():
-        if version.on_trial and store.slot(slot).trial is None:
-            versions[slot] = store.load_for_start(slot)
+    """What drive runs after a start; the same release in both slots."""
     releases = set()
-    for version in versions.values():
+    for version in store.start(SLOTS).values():
+        assert isinstance(version, InstalledVersion), version
         open_version(version.directory, version.ref, VARIANT)
         releases.add(version.ref.release)
     assert len(releases) == 1, f"a mixed set runs: {releases}"

@@ -18,7 +18,7 @@ def slowed_bundle(bundle: Bundle, directory: Path, products: int = 12) -> Bundle
     model = onnx.load(str(bundle.path(WEIGHTS)))
     graph = model.graph
     (image,), (logits,) = graph.input, graph.output
-    large = np.random.default_rng(5).normal(0.0, 0.01, size=(512, 512)).astype(np.float32)
+    large = np.random.default_rng(5).normal(0.0, 0.01, size=(256, 256)).astype(np.float32)
     graph.initializer.extend(
         [numpy_helper.from_array(large, "large"), numpy_helper.from_array(np.zeros(1, np.float32), "nothing")]
     )

@@ -33,7 +33,7 @@ from roadloop_agent.ipc import (
     Watch,
 )
 from roadloop_agent.memory import Tidy
-from roadloop_agent.update.state import Ended, SlotState
+from roadloop_agent.update.state import STARTS_ON_TRIAL, Ended, SlotState
 from roadloop_agent.update.store import InstalledVersion, error_info
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.contract.streams import HEALTH, SUMMARY
@@ -45,14 +45,15 @@ _WAIT_S = 0.05
 _IDLE_WAIT_S = 0.25
 """Where nothing waits to be sent or switched: every wake-up of an idle vehicle costs."""
 _FAREWELL_S = 1.5
-_LOADS_AT_START = 2
+_LOADS_AT_START = STARTS_ON_TRIAL + 1
+"""A trial that cannot be taken back for want of a disk has ended after so many."""
 
 
 class Versions(Protocol):
     """The part of the store that drive uses."""
 
-    def load_for_start(self, slot: str) -> InstalledVersion:
-        """What to run now; spends a try of a trial."""
+    def start(self, slots: Iterable[str]) -> dict[str, InstalledVersion | RoadloopError]:
+        """What to run now; spends a try of each trial."""
 
     def slot(self, slot: str) -> SlotState:
         """What is known of a slot now."""
@@ -145,41 +146,41 @@ class Drive:
         return threads
 
     def _start_slots(self) -> None:
-        """Load what the store says.
+        """Load what the store says. A version on trial that does not load is taken back at once.
 
         Slots that are on trial together start together: where one of them cannot, the others go back as well.
         """
-        on_trial = []
-        for slot in self._slots.values():
-            version = self._start_slot(slot)
-            if version is not None and version.on_trial:
-                on_trial.append(slot)
-            self._heartbeat.beat("main")
-        for slot in on_trial:
-            if self._versions.slot(slot.name).trial is None:
-                self._start_slot(slot)
-                self._heartbeat.beat("main")
-
-    def _start_slot(self, slot: Slot) -> InstalledVersion | None:
-        """Load what the store says. A version on trial that does not load is taken back at once."""
+        names = list(self._slots)
         for _ in range(_LOADS_AT_START):
-            try:
-                version = self._versions.load_for_start(slot.name)
-            except RoadloopError as error:
-                self._note(slot.name, error)
-                return None
-            try:
-                table = slot.table
-                slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers, self._keys))
-            except RoadloopError as error:
-                self._note(slot.name, error)
-                if not version.on_trial:
-                    return None
+            versions = self._versions.start(names)
+            failed = {name for name, version in versions.items() if not self._start_slot(self._slots[name], version)}
+            on_trial = [name for name, one in versions.items() if isinstance(one, InstalledVersion) and one.on_trial]
+            names = [name for name in on_trial if self._goes_back(name, failed)]
+
+    def _goes_back(self, name: str, failed: set[str]) -> bool:
+        """Whether a slot that started on trial has to start once more, without it."""
+        try:
+            state = self._versions.slot(name)
+        except RoadloopError:
+            return name in failed
+        return state.trial is None or bool(failed & {name, *state.group})
+
+    def _start_slot(self, slot: Slot, version: InstalledVersion | RoadloopError) -> bool:
+        """Load a version; False where there is none that loads."""
+        self._heartbeat.beat("main")
+        if isinstance(version, RoadloopError):
+            self._note(slot.name, version)
+            return False
+        try:
+            table = slot.table
+            slot.offer(load_model(version.directory, table.variant_key, version.ref, table.providers, self._keys))
+        except RoadloopError as error:
+            self._note(slot.name, error)
+            if version.on_trial:
                 self._take_back(slot.name, version.ref, error)
-            else:
-                self._errors.pop(slot.name, None)
-                return version
-        return None
+            return False
+        self._errors.pop(slot.name, None)
+        return True
 
     def _take_back(self, slot: str, ref: ReleaseRef, error: RoadloopError) -> None:
         try:

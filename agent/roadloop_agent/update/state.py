@@ -41,7 +41,8 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
 
     `previous` was confirmed before: the next to fall back on. `policy` is how the trial is judged: it is kept here
     so that a vehicle which restarts without a network can end the trial. `group`: the slots whose trials begin and end
-    with this one's, itself among them; empty where it is on trial by itself.
+    with this one's, itself among them; empty where it is on trial by itself. `partners`: those that were confirmed
+    together with what is confirmed: where one of them is found damaged, all go back to what they ran before.
     """
 
     confirmed: ReleaseRef
@@ -50,6 +51,7 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
     tries_left: Annotated[int, msgspec.Meta(ge=0)] = 0
     policy: Policy = Policy()
     group: tuple[str, ...] = ()
+    partners: tuple[str, ...] = ()
     ready: Ready | None = None
     outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(max_length=MAX_OUTCOMES)] = ()
 
@@ -120,7 +122,9 @@ def _confirm(state: SlotState, ref: ReleaseRef) -> SlotState:
         return state
     if not same_release(state.trial, ref):
         raise ConflictError(f"release {ref.release} is not on trial")
-    return msgspec.structs.replace(state, confirmed=ref, previous=state.confirmed, trial=None, tries_left=0, group=())
+    return msgspec.structs.replace(
+        state, confirmed=ref, previous=state.confirmed, trial=None, tries_left=0, group=(), partners=()
+    )
 
 
 def _take_back(state: SlotState, ended: Ended) -> SlotState:
@@ -155,7 +159,21 @@ def confirm(slots: Slots, refs: Mapping[str, ReleaseRef]) -> dict[str, SlotState
     for slot in refs:
         if slots[slot].trial is not None and (left_out := set(slots[slot].group) - set(refs)):
             raise ConflictError(f"slot {slot} is confirmed together with {', '.join(sorted(left_out))}, or not at all")
-    return {**slots, **{slot: _confirm(slots[slot], ref) for slot, ref in refs.items()}}
+    after = dict(slots)
+    for slot, ref in refs.items():
+        confirmed = _confirm(slots[slot], ref)
+        if confirmed is not slots[slot]:
+            after = {**part(after, slot), slot: confirmed}
+    for slot in refs:
+        if after[slot] is not slots[slot] and slots[slot].group:
+            after[slot] = msgspec.structs.replace(after[slot], partners=slots[slot].group)
+    return after
+
+
+def part(slots: Slots, slot: str) -> dict[str, SlotState]:
+    """The slot's release changes: those that were confirmed together with it do not go with it any more."""
+    members = [each for each in (slot, *slots[slot].partners) if each in slots]
+    return {**slots, **{each: msgspec.structs.replace(slots[each], partners=()) for each in members}}
 
 
 def take_back(slots: Slots, ended: Mapping[str, Ended]) -> dict[str, SlotState]:

@@ -27,7 +27,7 @@ from roadloop_agent.update.statefile import StateFile
 from roadloop_agent.update.versions import install_version, open_version
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, check_file, parse_manifest
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
-from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError
+from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError, RoadloopError
 
 __all__ = ["RELEASES_NAME", "InstalledVersion", "ProvisionedReleases", "Store", "error_info", "open_version"]
 
@@ -78,20 +78,30 @@ class Store:
         with self._locked():
             self._provision(self._read_or(StoreState()), releases)
 
-    def load_for_start(self, slot: str) -> InstalledVersion:
-        """What drive runs now that it starts: spends a try of a trial, and hashes every file before it says so.
+    def start(self, slots: Iterable[str]) -> dict[str, InstalledVersion | RoadloopError]:
+        """What drive runs in these slots now that it starts: spends a try of each trial, all in one write.
 
-        A version that is damaged on disk gives way to the next: trial, confirmed, previous, provisioned.
-        Raises BundleError where not even the provisioned release is whole, ConfigError where there is none.
+        Every file is hashed. A version that is damaged on disk gives way to the next: trial, confirmed, previous,
+        provisioned; with one on trial those go that are on trial together with it, and with one that is confirmed those
+        that were confirmed together with it. In the place of a version is the error where not even the provisioned
+        release is whole (BundleError), or where there is none (ConfigError).
         """
+        names = list(slots)
         try:
             with self._locked():
-                return self._start(slot)
+                return self._start(names)
         except RetryLaterError as error:
-            _LOG.error(
-                "slot %s: the disk cannot be written: %s; starting without the trial, if there is one", slot, error
-            )
-            return self._start_read_only(slot)
+            _LOG.error("the disk cannot be written: %s; starting without what is on trial, if there is any", error)
+            return self._start_read_only(names)
+        except RoadloopError as error:
+            return dict.fromkeys(names, error)
+
+    def load_for_start(self, slot: str) -> InstalledVersion:
+        """The same for one slot; raises its error."""
+        version = self.start([slot])[slot]
+        if isinstance(version, RoadloopError):
+            raise version
+        return version
 
     def take_back(self, ended: Mapping[str, Ended]) -> dict[str, SlotState]:
         """End trials, and all that go together with them, in one write. No change where a release is not on trial.
@@ -279,46 +289,69 @@ class Store:
             self._state.write(provisioned)
         return provisioned
 
-    def _start(self, slot: str) -> InstalledVersion:
+    def _start(self, names: list[str]) -> dict[str, InstalledVersion | RoadloopError]:
         stored = self._read_or_provisioned()
-        self._slot(stored, slot)
-        slots = states.spend_try(stored.slots, slot)
-        trial = slots[slot].trial
-        if trial is not None and (error := self._damage(trial, slot)) is not None:
-            slots = states.take_back(slots, {slot: Ended(trial, error_info(error))})
-        if slots[slot].trial is None:
-            slots[slot] = self._first_whole(slot, slots[slot])
+        slots = dict(stored.slots)
+        errors: dict[str, InstalledVersion | RoadloopError] = {}
+        for slot in names:
+            self._slot(stored, slot)
+            slots = states.spend_try(slots, slot)
+        for slot in names:
+            trial = slots[slot].trial
+            if trial is not None and (error := self._damage(trial, slot)) is not None:
+                slots = states.take_back(slots, {slot: Ended(trial, error_info(error))})
+        for slot in names:
+            try:
+                if slots[slot].trial is None:
+                    slots = self._first_whole(slot, slots)
+            except BadInputError as error:
+                errors[slot] = error
         if slots != stored.slots:
             self._state.write(msgspec.structs.replace(stored, slots=slots))
-        state = slots[slot]
+        return {slot: self._installed(slots[slot]) for slot in names} | errors
+
+    def _installed(self, state: SlotState) -> InstalledVersion:
         ref = state.trial or state.confirmed
         return InstalledVersion(ref, self.version_directory(ref), state.trial is not None)
 
-    def _start_read_only(self, slot: str) -> InstalledVersion:
+    def _start_read_only(self, names: list[str]) -> dict[str, InstalledVersion | RoadloopError]:
         """A try cannot be spent, so nothing on trial runs."""
         try:
-            state = self.slot(slot)
-            installed = [ref for ref in (state.confirmed, state.previous) if ref is not None]
+            slots = self.read().slots
         except BadInputError:
-            installed = []
-        for ref in installed:
-            if self._damage(ref, slot) is None:
+            slots = {}
+        versions: dict[str, InstalledVersion | RoadloopError] = {}
+        for slot in names:
+            try:
+                versions[slot] = self._whole_read_only(slot, slots.get(slot))
+            except RoadloopError as error:
+                versions[slot] = error
+        return versions
+
+    def _whole_read_only(self, slot: str, state: SlotState | None) -> InstalledVersion:
+        for ref in () if state is None else (state.confirmed, state.previous):
+            if ref is not None and self._damage(ref, slot) is None:
                 return InstalledVersion(ref, self.version_directory(ref), on_trial=False)
         ref = self._provisioned_releases()[slot]
         directory = self._factory / "releases" / ref.manifest_sha256
         open_version(directory, ref, self._variants[slot])
         return InstalledVersion(ref, directory, on_trial=False)
 
-    def _first_whole(self, slot: str, state: SlotState) -> SlotState:
-        error = self._damage(state.confirmed, slot)
+    def _first_whole(self, slot: str, slots: dict[str, SlotState]) -> dict[str, SlotState]:
+        error = self._damage(slots[slot].confirmed, slot)
         if error is None:
-            return state
+            return slots
         _LOG.error("slot %s: %s; falling back", slot, error)
+        together = [each for each in slots[slot].partners if each in self._variants and each in slots] or [slot]
+        fallen = {each: self._fallen(each, slots[each]) for each in together}
+        return {**states.part(slots, slot), **fallen}
+
+    def _fallen(self, slot: str, state: SlotState) -> SlotState:
         if state.previous is not None and self._damage(state.previous, slot) is None:
-            return msgspec.structs.replace(state, confirmed=state.previous, previous=None)
+            return msgspec.structs.replace(state, confirmed=state.previous, previous=None, partners=())
         ref = self._provisioned_releases()[slot]
         self._install(self._factory / "releases" / ref.manifest_sha256, ref, self._variants[slot])
-        return msgspec.structs.replace(state, confirmed=ref, previous=None)
+        return msgspec.structs.replace(state, confirmed=ref, previous=None, partners=())
 
     def _damage(self, ref: ReleaseRef, slot: str) -> BadInputError | None:
         try:
