@@ -98,20 +98,21 @@ def test_a_changed_bundle_is_not_signed(registry: Registry, bundle: Bundle) -> N
 def test_without_the_offline_keys_nothing_is_published(registry: Registry, bundle: Bundle) -> None:
     registry.models.register(bundle.directory)
     (registry.root / "keys" / "offline").rename(registry.root / "keys" / "on-a-stick")
-    with pytest.raises(ConfigError, match=r"root\.pem"):
+    with pytest.raises(ConfigError, match=f"task {TASK}.*put the folder with the offline keys in place"):
         registry.releases.publish(TASK, "v1")
     assert registry.releases.renew_online() is False
 
 
 def test_keys_are_readable_by_their_owner_only(registry: Registry) -> None:
     files = sorted((registry.root / "keys").glob("*/*.pem"))
-    assert [path.stem for path in files] == ["root", "targets", "snapshot", "timestamp"]
+    assert {"root", "targets", "snapshot", "timestamp"} <= {path.stem for path in files}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
 def test_a_target_never_changes(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
-    signers = registry.offline.signers(), registry.online.signers()
+    registry.offline.ensure("t")
+    signers = registry.offline.at_hand(), registry.online.at_hand()
     assert registry.repository.publish([NewTarget("t/1/a", tmp_path / "a")], *signers) is True
     assert registry.repository.publish([NewTarget("t/1/a", tmp_path / "a")], *signers) is False
     (tmp_path / "a").write_bytes(b"two")
@@ -136,7 +137,7 @@ def test_online_metadata_is_renewed_before_it_expires(registry: Registry, tmp_pa
 def test_offline_metadata_is_renewed_on_demand(registry: Registry, bundle: Bundle, tmp_path: Path) -> None:
     client = Client(registry.root / "repository", tmp_path / "client")
     client.updater()
-    registry.releases.renew_offline()
+    registry.repository.change(lambda change: change.renew(), registry.offline.at_hand(), registry.online.at_hand())
     registry.models.register(bundle.directory)
     registry.releases.publish(TASK, "v1")
     assert client.signs(f"{TASK}/1/manifest.json")
@@ -146,7 +147,7 @@ def test_offline_metadata_is_renewed_on_demand(registry: Registry, bundle: Bundl
 def test_trust_files_are_the_current_ones_though_a_writer_died(registry: Registry) -> None:
     metadata = registry.root / "repository" / "metadata"
     (metadata / "2.targets.json").write_bytes(b"left by a writer that was killed")
-    files = registry.repository.trust_files()
+    files = registry.repository.trust_files([])
     assert sorted(files) == [
         "metadata/root.json",
         "metadata/snapshot.json",

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from roadloop_cloud.cli import main
+from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES
 from roadloop_models.bundle.archive import pack
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud
@@ -99,13 +100,28 @@ def test_retrain_without_labels_fails_and_says_so(shell: Shell, tmp_path: Path) 
     assert shell.json("jobs", "list")[0]["state"] == "failed"
 
 
+IMAGE_ROLES = ("root", "targets", TASK, "snapshot", "timestamp")
+
+
+def key_of(shell: Shell, role: str) -> str:
+    return next(str(row["keys"]) for row in shell.json("keys", "show") if row["role"] == role)
+
+
 def test_keys(shell: Shell) -> None:
     shown = shell.json("keys", "show")
-    assert [row["role"] for row in shown] == ["root", "targets", "snapshot", "timestamp"]
+    assert [row["role"] for row in shown] == [*IMAGE_ROLES, *DIRECTOR_ROLES]
+    assert all(row["files"] == {row["keys"][0]: f"{row['role']}.pem"} for row in shown)
     assert not any(row["expired"] for row in shown)
     assert shell.json("keys", "renew") == {"renewed": False}
-    assert shell.json("keys", "renew", "--offline") == {"renewed": True}
-    assert [row["version"] for row in shell.json("keys", "show")] == [2, 3, 3, 3]
+    versions = {row["role"]: row["version"] for row in shown if row["version"]}
+    assert set(versions) == {*IMAGE_ROLES, "director-root"}
+    assert shell.json("keys", "renew", "--offline")["published"]
+    renewed = {row["role"]: row["version"] for row in shell.json("keys", "show") if row["version"]}
+    assert renewed == {role: version + 1 for role, version in versions.items()}
+    for role in ("timestamp", "director-targets", "director-root"):
+        before = key_of(shell, role)
+        assert shell.json("keys", "rotate", role)["published"]
+        assert key_of(shell, role) != before
 
 
 def test_tables_for_people(shell: Shell) -> None:

@@ -9,9 +9,10 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from securesystemslib.signer import Key, Signer
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Signed, TargetFile, Targets
 
 from roadloop_cloud.registry.keys import OFFLINE_ROLES, ONLINE_ROLES, ROOT, SHORT_ID, TARGETS
@@ -154,13 +155,13 @@ class Change:
         )
 
     def sign(self, signers: Iterable[Signer]) -> list[tuple[str, str]]:
-        """Add the signatures that these keys can give; (role, key id) of those added."""
+        """Add the signatures that these keys can give; (role, key id) of those added. Raises ConfigError."""
         added = []
         for signer in signers:
             keyid = signer.public_key.keyid
             for role, metadata in self.changed.items():
                 if keyid in self.keyids(role) and keyid not in metadata.signatures:
-                    metadata.sign(signer, append=True)
+                    sign_metadata(metadata, signer)
                     added.append((role, keyid))
         return added
 
@@ -246,6 +247,14 @@ class Change:
             made.expires = self._expiry(role)
             self.changed[role] = Metadata(made)
         return _as(type(signed), self.changed[role].signed)
+
+
+def sign_metadata(metadata: Metadata[Any], signer: Signer) -> None:
+    """Add one signature. Raises ConfigError where a key that is at hand cannot be used, such as by a wrong PIN."""
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _as(kind: type[SignedT], signed: Signed) -> SignedT:

@@ -20,7 +20,7 @@ from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
 from roadloop_cloud.files import copy_atomic, locked, write_atomic
-from roadloop_cloud.registry.change import Change, Offline, Published
+from roadloop_cloud.registry.change import Change, Offline, Published, sign_metadata
 from roadloop_cloud.registry.keys import (
     OFFLINE_ROLES,
     ONLINE_ROLES,
@@ -351,7 +351,7 @@ def _sign_online(metadata: Metadata[Any], roots: Sequence[Metadata[Root]], onlin
     metadata.signatures.clear()
     for signer in online.values():
         if signer.public_key.keyid in named:
-            metadata.sign(signer, append=True)
+            sign_metadata(metadata, signer)
     if not _holds(roots[-1], role, metadata):
         wanted = ", ".join(keyid[:SHORT_ID] for keyid in roots[-1].signed.roles[role].keyids)
         raise ConfigError(f"{role}: the folder of online keys lacks {wanted}, which root names for it")
