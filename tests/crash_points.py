@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
 
+from roadloop_agent.update.state import Ended
 from roadloop_models.errors import RoadloopError
 from tests.fakes import provisioned, provisioned_pair
 from tests.fakes.injection import failing_at, flip_bit, hooked, killed_at, torn_at
@@ -94,7 +95,7 @@ class Together:
         store = self.pair.provisioned()
         assert provisioned_pair.start(store) in (1, 2, 3)
         states = store.read().slots
-        store.take_back({slot: provisioned.Ended(state.trial) for slot, state in states.items() if state.trial})
+        store.take_back({slot: Ended(state.trial) for slot, state in states.items() if state.trial})
         assert provisioned_pair.start(store) in (1, 2, 3)
         self.pair.begin(store, 3)
         store.confirm(self.pair.refs(3))

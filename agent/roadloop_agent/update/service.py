@@ -340,8 +340,8 @@ class UpdateService:
         elif isinstance(job, DirectorCheck):
             job.run()
         elif isinstance(job, ShadowJob):
-            event = self._shadows.perform(job, lambda: self._stopping.is_set() or self.has_work)
-            self._inputs.put(_ForShadow(job.slot, event))
+            said = self._shadows.perform(job, lambda: self._stopping.is_set() or self.has_work)
+            self._inputs.put(_ForShadow(job.slot, said))
         elif not self._is_given_up(job[0], job[1].attempt):
             slot, action = job
             event = self._preparation.do(
