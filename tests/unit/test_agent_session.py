@@ -463,6 +463,15 @@ def test_every_batch_arrives_in_the_end(steps: list[str], data: st.DataObject) -
     assert msgspec.to_builtins(session.view())["connected"] is True
 
 
+def test_a_connection_with_nothing_to_report_yet_does_not_spin() -> None:
+    session = make()
+    connect(session)
+    session.poll(0.0)
+    assert session.next_poll_s(0.5) > 0.1
+    session.set_reported(reported(1), 0.5)
+    assert session.next_poll_s(0.5) == 0.0
+
+
 A, B = "a" * 64, "b" * 64
 
 

@@ -330,7 +330,7 @@ class Session:
         due = [now_s + 1.0]
         if not self._connected and self._since_s is None:
             due.append(self._next_attempt_s)
-        if self._connected and self._report_due_s is not None:
+        if self._connected and self._reported is not None and self._report_due_s is not None:
             due.append(self._report_due_s)
         return max(0.0, min(due) - now_s)
 
