@@ -47,7 +47,7 @@ def _found(workspace: Workspace, bundles: Mapping[str, Path], step: Callable[[st
     step("database", 0.2)
     app.create_database()
     step("signing keys and image repository", 0.3)
-    app.releases.create_repository()
+    app.releases.create_repository(bundles)
     app.create_director()
     made = []
     for number, (task, directory) in enumerate(sorted(bundles.items())):
@@ -104,6 +104,12 @@ min_executed = {config.rollout.min_executed}
 soak_s = {config.rollout.soak_s}
 timeout_s = {config.rollout.timeout_s}
 health_window_s = {config.rollout.health_window_s}
+# Where too many fail: "cohort" (hardware x profile x previous version), "all" or "pause".
+on_failure = {json.dumps(config.rollout.on_failure)}
+# How many people other than its creator must approve each wave: see 'roadloop operators'.
+approvals = {config.rollout.approvals}
+# Of data to vehicles, in your currency.
+cost_per_gb = {config.rollout.cost_per_gb}
 
 [sealing]
 # Tasks whose releases are sealed, for example ["traffic-sign"].

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
-from roadloop_cloud.rollout.members import Heard, Member
+from roadloop_cloud.rollout.members import Heard, Member, MemberState
 from roadloop_cloud.rollout.plan import plan
 from roadloop_cloud.rollout.spec import RolloutSpec
 from roadloop_cloud.rollout.state import Rollout
@@ -44,7 +44,7 @@ def figures() -> Iterable[Result]:
 
 
 def _member(index: int) -> Member:
-    state = "offered" if index * 2 < VEHICLES else "waiting"
+    state: MemberState = "offered" if index * 2 < VEHICLES else "waiting"
     offered_at_s = 0.0 if state == "offered" else None
     return Member(
         f"v-{index}", index * 2 // VEHICLES, state, offered_at_s, offered_at_s, cohort=f"hardware-{index % COHORTS}"

@@ -528,10 +528,8 @@ def killing(fleet: Fleet, at: int, after_commit: bool) -> Iterator[list[int]]:
 
 def story_of_cohorts(fleet: Fleet, act: Callable[[Callable[[], object]], None]) -> None:
     """Three waves; the pis fail in the second and are taken back, the others finish."""
-    create = lambda: fleet.rollouts.create(  # noqa: E731
-        TASK, 2, Target(everyone=True), Settings(waves=("2", "6", "100%"), soak_s=5.0, min_executed=2)
-    )
-    act(lambda: None if fleet.rollouts.list() else create())
+    settings = Settings(waves=("2", "6", "100%"), soak_s=5.0, min_executed=2)
+    act(lambda: None if fleet.rollouts.list() else fleet.rollouts.create(TASK, 2, Target(everyone=True), settings))
     for _ in range(12):
         act(fleet.step)
         for number in range(4):

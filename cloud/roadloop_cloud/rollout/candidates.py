@@ -1,6 +1,7 @@
 """What the database knows of vehicles when a rollout is made."""
 
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 from sqlalchemy import Select, select
@@ -40,7 +41,7 @@ def candidates(session: Session, tasks: Collection[str], not_in: int | None = No
     ]
 
 
-def _query(not_in: int | None) -> Select[tuple[Vehicle, dict[str, object]]]:
+def _query(not_in: int | None) -> Select[Vehicle, dict[str, Any]]:
     query = select(Vehicle, DesiredState.slots).outerjoin(DesiredState, DesiredState.vehicle == Vehicle.id)
     if not_in is not None:
         member = select(RolloutMember.vehicle).where(

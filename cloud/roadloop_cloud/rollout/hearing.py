@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -17,6 +16,10 @@ CHUNK = 500
 """How many ids one query names: databases bound their number."""
 
 
+_Stamp = tuple[datetime | None, bool, datetime | None]
+"""When it reported last, whether it is online, when it was seen last."""
+
+
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """A few hundred at a time."""
     for begin in range(0, len(ids), CHUNK):
@@ -28,7 +31,7 @@ class Hearing:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._known: dict[str, tuple[tuple[Any, ...], Heard]] = {}
+        self._known: dict[str, tuple[_Stamp, Heard]] = {}
 
     def of_rollout(self, session: Session, rollout_id: int) -> dict[str, Heard]:
         """Vehicle -> its last word, of all members."""
@@ -38,13 +41,13 @@ class Hearing:
             .where(RolloutMember.rollout_id == rollout_id)
         )
         found: dict[str, Heard] = {}
-        stale: dict[str, tuple[Any, ...]] = {}
-        for vehicle, *stamp in session.execute(query):
-            known = self._known.get(vehicle)
-            if known is not None and known[0] == tuple(stamp):
+        stale: dict[str, _Stamp] = {}
+        for vehicle, reported_at, online, last_seen in session.execute(query):
+            known, stamp = self._known.get(vehicle), (reported_at, online, last_seen)
+            if known is not None and known[0] == stamp:
                 found[vehicle] = known[1]
             else:
-                stale[vehicle] = tuple(stamp)
+                stale[vehicle] = stamp
         spoke = [vehicle for vehicle, stamp in stale.items() if self._report_changed(vehicle, stamp)]
         reports = _reports(session, spoke)
         for vehicle, stamp in stale.items():
@@ -54,7 +57,7 @@ class Hearing:
             self._known[vehicle] = (stamp, found[vehicle])
         return found
 
-    def _report_changed(self, vehicle: str, stamp: tuple[Any, ...]) -> bool:
+    def _report_changed(self, vehicle: str, stamp: _Stamp) -> bool:
         known = self._known.get(vehicle)
         return known is None or known[0][0] != stamp[0]
 
