@@ -34,7 +34,7 @@ def seen(disagreed: Values, log_ratios: Values, deltas: Values, failed: Values, 
 
 
 def verdicts(
-    bound: Bound, disagreement: float = 0.0, ratio: float = 1.0, loss: float = 0.0, errors: float = 0.0, like: int = 1
+    bound: Bound, disagreement: float = 0.0, ratio: float = 1.0, loss: float = 0.0, errors: float = 0.0, like: float = 1
 ) -> list[Verdict]:
     """The first decision of each simulated run that is looked at again and again; every frame comes `like` times."""
     first: list[Verdict] = []
@@ -47,8 +47,8 @@ def verdicts(
             np.clip(random.normal(-loss, 0.1, count), -1, 1),
             (random.random(count) < errors).astype(float),
         ]
-        disagreed, ratios, deltas, failed = (np.repeat(each, like) for each in draws)
-        looked = (judge([seen(disagreed, ratios, deltas, failed, int(n) * like)], bound).verdict for n in LOOKS)
+        disagreed, ratios, deltas, failed = (np.repeat(each, int(like)) for each in draws)
+        looked = (judge([seen(disagreed, ratios, deltas, failed, int(n * like))], bound).verdict for n in LOOKS)
         first.append(next((verdict for verdict in looked if verdict != "undecided"), "undecided"))
     return first
 

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from roadloop_agent.ipc import ShadowSums
 from roadloop_agent.update.selftest import Check
-from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, ShadowPolicy, ShadowReport
+from roadloop_models.contract.messages import Desired, ReleaseRef, ShadowPolicy, ShadowReport
 from roadloop_models.errors import DisagreementError, GoldenMismatchError
 from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
@@ -44,7 +45,13 @@ def build(tmp_path: Path) -> Iterator[Build]:
         rig.service.stop()
 
 
-def wish(rig: Rig, version: int, candidate: ReleaseRef | None, runs: ReleaseRef | None = None, **policy: float) -> None:
+def wish(
+    rig: Rig,
+    version: int,
+    candidate: ReleaseRef | None,
+    runs: ReleaseRef | None = None,
+    max_disagreement: float | None = None,
+) -> None:
     """What slot and shadow shall run."""
     rig.service.on_desired(
         Desired(
@@ -52,7 +59,7 @@ def wish(rig: Rig, version: int, candidate: ReleaseRef | None, runs: ReleaseRef 
             slots={SLOT: runs or rig.vehicle.first},
             shadows={} if candidate is None else {SLOT: candidate},
             shadow_policy=SHARE,
-            policy=Policy(health_window_s=POLICY.health_window_s, max_error_rate=POLICY.max_error_rate, **policy),
+            policy=msgspec.structs.replace(POLICY, max_disagreement=max_disagreement),
         )
     )
 

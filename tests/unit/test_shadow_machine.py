@@ -71,11 +71,9 @@ def offered() -> Slot:
 
 def test_what_is_wanted_is_prepared_and_then_drive_is_asked() -> None:
     slot = Slot().take(Wanted(CANDIDATE, POLICY))
-    assert slot.actions == () and slot.state.report is not None and slot.state.report.state == "loading"
-    slot.tick()
-    assert slot.actions == (Prepare(slot.state.attempt, CANDIDATE),)
-    slot.take(Prepared(slot.state.attempt))
-    assert slot.actions == (Ask(CANDIDATE, 0.1),) and slot.state.phase is Phase.OFFERED
+    assert not slot.actions and slot.state.report is not None and slot.state.report.state == "loading"
+    assert slot.tick().actions == (Prepare(slot.state.attempt, CANDIDATE),)
+    assert slot.take(Prepared(slot.state.attempt)).actions == (Ask(CANDIDATE, 0.1),)
     slot.take(said(7))
     assert slot.state.report is not None and (slot.state.report.state, slot.state.report.frames) == ("running", 7)
 

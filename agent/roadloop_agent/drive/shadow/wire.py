@@ -131,7 +131,7 @@ def _receive(sock: socket.socket) -> bytes | None:
 
 def _receive_array(sock: socket.socket, spec: ArraySpec) -> npt.NDArray[Any]:
     array = np.empty(spec.shape, dtype=spec.dtype)
-    if array.size and not _fill(sock, memoryview(array.reshape(-1).view(np.uint8))):
+    if array.size and not _fill(sock, array.reshape(-1).view(np.uint8).data):
         raise MessageError("shadow: the other end closed in the middle of a frame")
     return array
 

@@ -30,7 +30,7 @@ def accept_equal_input(candidate: Model, incumbent: Model) -> None:
     if one != other:
         raise ConfigError(
             f"{candidate.name} cannot run in the shadow of {incumbent.name}: it is fed by {one.name} "
-            f"{one.parameters}, the other by {other.name} {other.parameters}"
+            f"{one.params}, the other by {other.name} {other.params}"
         )
 
 
