@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tests.bench import check, deltas
+from tests.bench import check, deltas, switch
 from tests.bench.figures import Result
 
 
 def figures(data: Path | None) -> list[Result]:
     """All that `scripts/bench delivery` measures."""
-    return [*check.figures(data), *deltas.figures(data)]
+    return [*check.figures(data), *deltas.figures(data), *switch.figures(data)]

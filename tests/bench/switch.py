@@ -104,6 +104,8 @@ def _figures(suffix: str, make: Callable[[Path], Bundle], profile: str, stream: 
             quiet = _stretch(tally, driving, lambda: driving.listen(switching.seconds))
     return [
         _figure(f"switch_dropped_frames{suffix}", max(0, switching.dropped - quiet.dropped), "frames", bar=0),
+        _figure(f"dropped_frames_while_switching{suffix}", switching.dropped, "frames"),
+        _figure(f"dropped_frames_while_quiet{suffix}", quiet.dropped, "frames"),
         _figure(f"switch_longest_gap_ms{suffix}", switching.gap_ms, "ms"),
         _figure(f"quiet_longest_gap_ms{suffix}", quiet.gap_ms, "ms"),
     ]
