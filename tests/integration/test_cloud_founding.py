@@ -77,5 +77,5 @@ def test_secrets_are_their_owners_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     secrets = [path for path in (tmp_path / "fleet").rglob("*") if path.suffix in (".key", ".pem")]
-    assert len(secrets) == 8  # CA, broker, two processes, four roles
+    assert len(secrets) == 13  # CA, broker, two processes, four roles, a task, four of the director
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
