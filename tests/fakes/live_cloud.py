@@ -37,12 +37,12 @@ def free_port() -> int:
         return port
 
 
-def wait_until(what: str, reached: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+def wait_until(what: str, reached: Callable[[], bool], timeout_s: float = WAIT_S, *, look_s: float = 0.02) -> None:
     """Poll until it is so; fail the test, saying what did not come about, when time is up."""
     until_s = time.monotonic() + timeout_s
     while not reached():
         assert time.monotonic() < until_s, f"waited {timeout_s:.0f} s in vain: {what}"
-        time.sleep(0.02)
+        time.sleep(look_s)
 
 
 class LiveCloud:

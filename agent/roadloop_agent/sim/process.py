@@ -7,6 +7,7 @@ written to `--account`.
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -54,4 +55,6 @@ def _show(status: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # at once: a worker may wait a minute for an answer that nobody needs any more
