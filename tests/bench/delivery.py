@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from tests.bench import check, deltas, switch
+from tests.bench import check, deltas, fanout, resume_links, switch
 from tests.bench.figures import Result
 
 
 def figures(data: Path | None) -> list[Result]:
     """All that `scripts/bench delivery` measures."""
-    return [*check.figures(data), *deltas.figures(data), *switch.figures(data)]
+    groups = (check, deltas, resume_links, fanout, switch)
+    return [figure for group in groups for figure in group.figures(data)]
