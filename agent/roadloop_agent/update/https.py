@@ -28,7 +28,7 @@ class HttpsFetcher(ResumingFetcher):
         self,
         connect: Callable[[float], HTTPConnection],
         mono: Callable[[], float],
-        pause: Callable[[float], None],
+        pause: Callable[[float], object],
         *,
         timeout_s: float = 10.0,
         give_up_s: float = 60.0,

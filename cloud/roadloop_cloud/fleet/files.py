@@ -49,7 +49,7 @@ class RepositoryFiles:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
-    def find(self, _vehicle: str, path: str) -> ServedFile | None:
+    def find(self, vehicle: str, path: str) -> ServedFile | None:
         """See the class."""
         parts = path.split("/")
         if not all(_PART.match(part) for part in parts):
