@@ -32,7 +32,7 @@ class Keys:
         made.sign(self.of.values())
         made.require_signed()
         after = {role: made.changed[role] for role in ("root", "targets", TASK)}
-        self.published = Published(after["root"], after["targets"], {TASK: after[TASK]})  # type: ignore[arg-type]
+        self.published = Published(after["root"], after["targets"], {TASK: after[TASK]})  # type: ignore[arg-type, dict-item]
 
     def change(self) -> Change:
         return change_of(self.published)
@@ -130,7 +130,7 @@ def test_what_was_signed_elsewhere_is_the_next_version_or_nothing(keys: Keys) ->
     change.renew()
     change.sign(keys.of.values())
     Change.signed_elsewhere(keys.published, change.changed).require_signed()
-    after = Published(change.changed["root"], change.changed["targets"], {TASK: change.changed[TASK]})  # type: ignore[arg-type]
+    after = Published(change.changed["root"], change.changed["targets"], {TASK: change.changed[TASK]})  # type: ignore[arg-type, dict-item]
     with pytest.raises(ConflictError, match="make the request again"):
         Change.signed_elsewhere(after, change.changed)
 
@@ -170,16 +170,14 @@ def test_a_false_past_hides_nothing(keys: Keys) -> None:
     thief = CryptoSigner.generate_ed25519()
     change = keys.change()
     change.add_key("targets", thief.public_key)
-    forged = Published(
-        Metadata(change.changed["root"].signed),
-        keys.published.targets,
-        keys.published.tasks,  # type: ignore[arg-type]
-    )
+    root = change.changed["root"].signed
+    assert isinstance(root, Root)
+    forged = Published(Metadata(root), keys.published.targets, keys.published.tasks)
     asking = change_of(forged)
     asking.renew()
-    root = next(shown for shown in show(asking, [keys.of["root"]]) if shown.role == "root")
-    assert not root.compared
-    assert any(line.startswith("+ role targets") and thief.public_key.keyid[:8] in line for line in root.lines)
+    seen = next(shown for shown in show(asking, [keys.of["root"]]) if shown.role == "root")
+    assert not seen.compared
+    assert any(line.startswith("+ role targets") and thief.public_key.keyid[:8] in line for line in seen.lines)
 
 
 def test_metadata_under_the_name_of_another_role_is_not_signed(keys: Keys) -> None:

@@ -35,7 +35,9 @@ class Published:
 
     def find(self, role: str) -> Offline | None:
         """The metadata of a role; None where there is no such role yet."""
-        return {ROOT: self.root, TARGETS: self.targets, **self.tasks}.get(role)
+        if role == ROOT:
+            return self.root
+        return self.targets if role == TARGETS else self.tasks.get(role)
 
 
 @dataclass(frozen=True)

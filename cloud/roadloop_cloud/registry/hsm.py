@@ -37,14 +37,14 @@ class ModuleSigner(HSMSigner):
         keyid = int(parsed.path) if parsed.path else None
         try:
             return HSMSigner.import_(keyid, dict(parse_qsl(parsed.query)).get("label"), pin)[1]
-        except (ValueError, UnsupportedLibraryError, *_module_errors()) as error:
+        except _ERRORS as error:
             raise _refused(uri, error) from error
 
     def sign(self, payload: bytes) -> Signature:
         """Raises ConfigError where the module, its token or the key is not there, or the PIN is wrong."""
         try:
             return super().sign(payload)
-        except (ValueError, *_module_errors()) as error:
+        except _ERRORS as error:
             raise _refused(f"key {self.hsm_keyid} of token {self.token_label}", error) from error
 
 
@@ -54,6 +54,9 @@ def _module_errors() -> tuple[type[Exception], ...]:
     except ImportError:
         return ()
     return (PKCS11Error, RuntimeError)
+
+
+_ERRORS: tuple[type[Exception], ...] = (ValueError, UnsupportedLibraryError, *_module_errors())
 
 
 def _refused(what: str, error: Exception) -> ConfigError:

@@ -333,7 +333,7 @@ def _key_of(task: str, offline: Mapping[str, Signer]) -> Key:
 
 def _root_of(metadata: Offline) -> Metadata[Root]:
     assert isinstance(metadata.signed, Root)
-    return metadata  # type: ignore[return-value]
+    return metadata
 
 
 def _holds(root: Metadata[Root], role: str, metadata: Metadata[Any]) -> bool:

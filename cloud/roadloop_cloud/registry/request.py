@@ -6,6 +6,7 @@ the machine that asks: and a difference only to what one of the signer's own key
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from securesystemslib.exceptions import UnverifiedSignatureError
@@ -39,9 +40,9 @@ class Shown:
 
 def encode_request(change: Change) -> bytes:
     """A change, with the signatures that it has so far."""
-    before = {ROOT: change.before.root, TARGETS: change.before.targets}
-    touched = {task: metadata for task, metadata in change.before.tasks.items() if task in change.changed}
-    file = _File(_FORMAT, _raw({**before, **touched}), _raw(change.changed))
+    before: dict[str, Offline] = {ROOT: change.before.root, TARGETS: change.before.targets}
+    before |= {task: metadata for task, metadata in change.before.tasks.items() if task in change.changed}
+    file = _File(_FORMAT, _raw(before), _raw(change.changed))
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
 
@@ -136,9 +137,9 @@ def _raw(metadata: Mapping[str, Offline]) -> dict[str, msgspec.Raw]:
 
 def _metadata(role: str, content: bytes, where: str) -> Offline:
     try:
-        metadata = Metadata[Root | Targets].from_bytes(content)
+        metadata: Metadata[Any] = Metadata.from_bytes(content)
     except (RepositoryError, RecursionError) as error:
         raise BadInputError(f"{where}: {role}: {error}") from error
     if not isinstance(metadata.signed, Root if role == ROOT else Targets):
         raise TrustError(f"{where}: {role} holds metadata of role {metadata.signed.type}; do not sign it")
-    return metadata  # type: ignore[return-value]
+    return metadata
