@@ -3,7 +3,7 @@
 A desired state is a level. It is published retained whenever the broker may not have the newest version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -76,6 +76,17 @@ def shadows_of(session: Session, vehicle: Vehicle) -> dict[str, ReleaseRef]:
     return {} if row is None else _decode(row).shadows
 
 
+def load(session: Session, vehicles: Sequence[str]) -> list[DesiredState]:
+    """The rows of up to a few hundred vehicles at once, made where there are none: what is changed after that asks the
+    database no more, as long as the list is kept."""
+    rows = list(session.scalars(select(DesiredState).where(DesiredState.vehicle.in_(vehicles))))
+    known = {row.vehicle for row in rows}
+    new = [_nothing(vehicle) for vehicle in vehicles if vehicle not in known]
+    session.add_all(new)
+    session.flush()
+    return rows + new
+
+
 def catch_up(session: Session, vehicle: Vehicle) -> None:
     """Overtake a vehicle that knows a newer version than this database, which was restored from a backup then."""
     row = session.get(DesiredState, vehicle.id)
@@ -112,18 +123,22 @@ def policy_of(row: DesiredState) -> Policy:
 def _row(session: Session, vehicle: Vehicle) -> DesiredState:
     row = session.get(DesiredState, vehicle.id)
     if row is None:
-        row = DesiredState(
-            vehicle=vehicle.id,
-            version=0,
-            slots={},
-            policy={},
-            together=False,
-            shadows={},
-            shadow_policy={},
-            published_version=0,
-        )
+        row = _nothing(vehicle.id)
         session.add(row)
     return row
+
+
+def _nothing(vehicle: str) -> DesiredState:
+    return DesiredState(
+        vehicle=vehicle,
+        version=0,
+        slots={},
+        policy={},
+        together=False,
+        shadows={},
+        shadow_policy={},
+        published_version=0,
+    )
 
 
 def _merged(before: Mapping[str, Any], changes: Mapping[str, ReleaseRef | None]) -> dict[str, Any]:

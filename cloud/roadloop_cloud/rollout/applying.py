@@ -70,7 +70,7 @@ def _slots(session: Session, vehicle: Vehicle, spec: RolloutSpec) -> dict[str, R
 def _vehicles(session: Session, ids: Sequence[str]) -> Iterator[Vehicle]:
     """The rows, with their desired states loaded beside them, a few hundred at a time."""
     for chunk in chunks(ids):
-        states = session.scalars(select(DesiredState).where(DesiredState.vehicle.in_(chunk))).all()
+        states = desired.load(session, chunk)
         yield from session.scalars(select(Vehicle).where(Vehicle.id.in_(chunk)).order_by(Vehicle.id)).all()
         del states  # held until here, so that the session remembers them
 
