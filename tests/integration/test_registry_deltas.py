@@ -12,7 +12,7 @@ from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import Release
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.bundle import Bundle
-from roadloop_models.bundle.delta import MAX_PATCHED_BYTES, apply_patch, patch_name
+from roadloop_models.bundle.delta import KINDS, MAX_PATCHED_BYTES, apply_patch, patch_name
 from tests.fakes.opaque_bundles import TASK, opaque_bundle
 from tests.fakes.registry import Client, Registry
 
@@ -126,6 +126,20 @@ def test_a_kind_that_takes_too_much_memory_is_left_out(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", limited, *paths], check=False, capture_output=True, text=True)
     assert done.returncode != 0 and "MemoryError" in done.stderr
     assert (tmp_path / "subtract-zstd").exists() and not (tmp_path / "bsdiff4").exists()
+
+
+def test_a_patch_that_makes_another_file_is_not_kept(tmp_path: Path) -> None:
+    """A fault of what makes patches, here one that makes the old file again."""
+    (tmp_path / "base").write_bytes(b"old" * 2000)
+    (tmp_path / "target").write_bytes(b"new" * 2000)
+    faulty = (
+        "import sys; from roadloop_cloud.registry import patch_process as p; make = p.make_patch;"
+        "p.make_patch = lambda kind, base, target: make(kind, base, base if kind == 'bsdiff4' else target);"
+        "p.main(*sys.argv[1:])"
+    )
+    paths = [str(tmp_path / "base"), str(tmp_path / "target"), str(tmp_path)]
+    subprocess.run([sys.executable, "-c", faulty, *paths], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "target", *KINDS} - {"bsdiff4"}
 
 
 def test_what_is_small_or_signed_already_is_not_patched(tmp_path: Path) -> None:
