@@ -371,3 +371,17 @@ def test_errors_of_the_disk_are_of_the_catalogue(vehicle: Vehicle, monkeypatch: 
     with pytest.raises(RetryLaterError, match="Input/output error") as caught:
         vehicle.install(store, 2)
     assert isinstance(caught.value, RoadloopError) and not isinstance(caught.value, DiskFullError)
+
+
+def test_a_bit_flip_in_the_state_is_noticed(vehicle: Vehicle) -> None:
+    """Most give a file that still parses, with another name or number in it."""
+    store = vehicle.provisioned()
+    vehicle.begin(store, 2)
+    before = store.read()
+    vehicle.confirm(store, 2)
+    after, path = store.read(), vehicle.state / "state.json"
+    content = path.read_bytes()
+    path.unlink()  # the state before it may be the same file by another name
+    for index in range(len(content)):
+        path.write_bytes(content[:index] + bytes([content[index] ^ 1 << index % 8]) + content[index + 1 :])
+        assert store.read() in (before, after)
