@@ -66,6 +66,9 @@ def refused(served: ServedFiles, context: ssl.SSLContext) -> None:
 def test_who_has_no_certificate_is_refused(served: ServedFiles) -> None:
     context = ssl.create_default_context(cafile=str(served.authority.certificate_path))
     refused(served, context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # where the refusal belongs to the handshake itself
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connected, pytest.raises(ssl.SSLError):
+        context.wrap_socket(connected, server_hostname="127.0.0.1")
 
 
 def test_a_certificate_of_another_authority_is_refused(served: ServedFiles, tmp_path: Path) -> None:
