@@ -196,7 +196,7 @@ def test_a_folder_that_was_lost_or_restored_wedges_no_vehicle(cloud: Cloud) -> N
     with pytest.raises(MetadataError, match="assignment 5 is offered, 6 was seen before"):
         cloud.vehicle("van-1").refresh()
     cloud.now += timedelta(seconds=10)
-    cloud.assign("van-1", 7)  # so desired.catch_up numbers it, from what the vehicle reports
+    cloud.assign("van-1", 7)  # so desired.overtake numbers it, from what the vehicle reports
     assert cloud.vehicle("van-1").refresh().counter == 7
     shutil.rmtree(cloud.root / "director" / "vehicles")
     cloud.restart()

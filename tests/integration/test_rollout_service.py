@@ -100,7 +100,9 @@ class Fleet:
             vehicle = session.get_one(Vehicle, name)
             vehicle.reported = msgspec.to_builtins(report)
             vehicle.reported_at = now_utc()
-            desired.catch_up(session, vehicle)
+            row = session.get(DesiredState, name)
+            if row is not None:
+                desired.overtake(row, report)
 
     def step(self) -> None:
         """A tick of whichever process lives."""
@@ -259,7 +261,7 @@ def test_what_the_broker_has_is_not_published_again(fleet: Fleet) -> None:
         due = dict(desired.unpublished(session))
         assert {vehicle: state.version for vehicle, state in due.items()} == {"v0": 1, "v1": 1}
         assert due["v0"].policy == Policy(fetch_bytes_per_s=5_000)
-        desired.mark_published(session, "v0", 1)
+        desired.mark_published(session, {"v0": 1})
         assert [vehicle for vehicle, _ in desired.unpublished(session)] == ["v1"]
         desired.forget_published(session)
         assert len(desired.unpublished(session)) == 2

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.fleet_tables import DesiredState
@@ -87,27 +87,30 @@ def load(session: Session, vehicles: Sequence[str]) -> list[DesiredState]:
     return rows + new
 
 
-def catch_up(session: Session, vehicle: Vehicle) -> None:
+def overtake(row: DesiredState, reported: Reported) -> None:
     """Overtake a vehicle that knows a newer version than this database, which was restored from a backup then."""
-    row = session.get(DesiredState, vehicle.id)
-    reported = reported_of(vehicle)
-    if row is not None and reported is not None and reported.desired_version > row.version:
-        row.version = _next_version(row, vehicle)
+    if reported.desired_version > row.version:
+        row.version = reported.desired_version + 1
 
 
-def unpublished(session: Session) -> list[tuple[str, Desired]]:
-    """Vehicle and desired state of all whose newest version the broker has not taken yet."""
-    rows = session.scalars(select(DesiredState).where(DesiredState.version > DesiredState.published_version))
-    return [(row.vehicle, _decode(row)) for row in rows]
+def unpublished(session: Session, at_most: int | None = None) -> list[tuple[str, Desired]]:
+    """Vehicle and desired state of those whose newest version the broker has not taken yet."""
+    due = select(DesiredState).where(DesiredState.version > DesiredState.published_version)
+    return [(row.vehicle, _decode(row)) for row in session.scalars(due.order_by(DesiredState.vehicle).limit(at_most))]
 
 
-def mark_published(session: Session, vehicle: str, version: int) -> None:
-    """The broker has taken this version."""
-    session.execute(
-        update(DesiredState)
-        .where(DesiredState.vehicle == vehicle, DesiredState.published_version < version)
-        .values(published_version=version)
+def mark_published(session: Session, versions: Mapping[str, int]) -> None:
+    """The broker has taken these versions: vehicle -> version."""
+    if not versions:
+        return
+    table = DesiredState.__table__
+    statement = (
+        update(table)  # type: ignore[arg-type]
+        .where(table.c.vehicle == bindparam("key"), table.c.published_version < bindparam("taken"))
+        .values(published_version=bindparam("taken"))
     )
+    rows = [{"key": vehicle, "taken": version} for vehicle, version in versions.items()]
+    session.connection().execute(statement, rows)
 
 
 def forget_published(session: Session) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.store.database import now_utc
+from roadloop_cloud.store.fleet_tables import DesiredState
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import Reported, Status
 
@@ -16,12 +17,14 @@ def record(session: Session, statuses: Mapping[str, Status], reports: Mapping[st
     """Write the newest status and report of each vehicle; returns the ids that are none of this fleet's."""
     ids = set(statuses) | set(reports)
     vehicles = {row.id: row for row in session.scalars(select(Vehicle).where(Vehicle.id.in_(ids)))}
+    known = {row.vehicle: row for row in session.scalars(select(DesiredState).where(DesiredState.vehicle.in_(reports)))}
     for vehicle_id, vehicle in vehicles.items():
         if vehicle_id in statuses:
             _status(vehicle, statuses[vehicle_id])
         if vehicle_id in reports:
             _report(vehicle, reports[vehicle_id])
-            desired.catch_up(session, vehicle)
+            if vehicle_id in known:
+                desired.overtake(known[vehicle_id], reports[vehicle_id])
     return ids - set(vehicles)
 
 

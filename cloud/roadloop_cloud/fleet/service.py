@@ -4,6 +4,7 @@ One thread owns everything; the broker's events come in by one queue. Reports ar
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
 
+import msgspec
+from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from roadloop_cloud.fleet import desired, intake
@@ -25,6 +28,9 @@ from roadloop_models.contract.codec import decode
 from roadloop_models.contract.messages import Desired, FetchRequest, Policy, Reported, Status
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
+_TICK_REST = 4.0
+"""After a tick come so many times as long without one, whatever is heard: a large fleet would make it tick on end."""
+_PACE_KEPT_S = 10.0
 FILTERS = tuple(channel.subscription() for channel in (channels.STATUS, channels.REPORTED, channels.FETCH))
 
 _log = logging.getLogger(__name__)
@@ -90,7 +96,7 @@ class FleetService:
         self._inbox = _Inbox()
         self._sending: deque[Publication] = deque()
         self._publishing: dict[str, tuple[int, Publication]] = {}
-        self._tick_due_s = self._renew_due_s = clock()
+        self._tick_due_s = self._tick_least_s = self._renew_due_s = clock()
         self._forget_published = False
 
     def run(self, stop: Event) -> None:
@@ -102,10 +108,14 @@ class FleetService:
         """One turn: what was heard, what is due, what may be sent."""
         self._hear()
         try:
-            if self._commit_inbox() or self._clock() >= self._tick_due_s:
-                self._tick_due_s = self._clock() + self._timing.tick_s
+            heard = self._commit_inbox()
+            begin_s = self._clock()
+            if begin_s >= (self._tick_least_s if heard else self._tick_due_s):
                 self._rollouts.tick()
                 self._publish_desired()
+                end_s = self._clock()
+                self._tick_due_s = end_s + self._timing.tick_s
+                self._tick_least_s = end_s + min(_TICK_REST * (end_s - begin_s), self._timing.tick_s)
         except (OperationalError, InterfaceError):
             _log.exception("the database does not answer; trying again")
             stop.wait(self._timing.retry_s)
@@ -214,16 +224,15 @@ class FleetService:
             with self._database.transaction() as session:
                 if self._forget_published:
                     desired.forget_published(session)
-                for vehicle, version in taken.items():
-                    desired.mark_published(session, vehicle, version)
+                desired.mark_published(session, taken)
             self._forget_published = False
         for vehicle in taken:
             del self._publishing[vehicle]
         if not self._transport.connected:
             return
         with self._database.reading() as session:
-            due = desired.unpublished(session)
-        for vehicle, state in due[: self._timing.desired_under_way]:
+            due = desired.unpublished(session, self._timing.desired_under_way)
+        for vehicle, state in due:
             under_way = self._publishing.get(vehicle)
             if under_way is not None and under_way[0] == state.version:
                 continue
@@ -261,13 +270,21 @@ class FleetService:
             _log.exception("signing snapshot and timestamp anew failed; trying again in %.0f s", self._timing.renew_s)
 
 
-def pace_of(database: Database, default_bytes_per_s: int) -> Callable[[str], int]:
-    """How fast a vehicle may be sent blocks: as its policy says, or the default."""
+def pace_of(
+    database: Database, default_bytes_per_s: int, clock: Callable[[], float] = time.monotonic
+) -> Callable[[str], int]:
+    """How fast a vehicle may be sent blocks: as its policy says (or said some seconds ago), or the default."""
+    known: dict[str, tuple[float, int]] = {}
 
     def pace(vehicle: str) -> int:
-        with database.reading() as session:
-            row = session.get(DesiredState, vehicle)
-            policy = Policy() if row is None else desired.policy_of(row)
-        return policy.fetch_bytes_per_s or default_bytes_per_s
+        now_s = clock()
+        until_s, bytes_per_s = known.get(vehicle, (-math.inf, 0))
+        if now_s >= until_s:
+            with database.reading() as session:
+                raw = session.scalar(select(DesiredState.policy).where(DesiredState.vehicle == vehicle))
+            policy = Policy() if raw is None else msgspec.convert(raw, Policy)
+            bytes_per_s = policy.fetch_bytes_per_s or default_bytes_per_s
+            known[vehicle] = (now_s + _PACE_KEPT_S, bytes_per_s)
+        return bytes_per_s
 
     return pace

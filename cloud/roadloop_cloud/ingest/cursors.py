@@ -1,13 +1,12 @@
 """Cursors: what the cloud tells a vehicle about its commitment, built from the ledger and published retained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from roadloop_cloud.ingest.commit import spans_of
 from roadloop_cloud.ingest.ledger import prefix_and_rest
 from roadloop_cloud.mqtt import Transport
 from roadloop_cloud.store.database import Database, ledger_epoch, now_utc
@@ -21,29 +20,28 @@ _MAX_STREAMS = 1024
 _MAX_BODY_BYTES = channels.CURSOR.max_bytes - 1024
 
 
-def build_cursor(session: Session, vehicle: str) -> Cursor:
-    """The cursor of one vehicle: its streams of the last 24 hours, the newest first, as many as one message holds.
+def build_cursors(session: Session, vehicles: Sequence[str]) -> dict[str, Cursor]:
+    """The cursor of each vehicle: its streams of the last 24 hours, the newest first, as many as one message holds.
 
     A stream that is left out claims nothing; the vehicle sends it again, and so it becomes the newest.
     """
-    rows = session.scalars(
-        select(LedgerStream)
-        .where(LedgerStream.vehicle == vehicle, LedgerStream.updated >= now_utc() - RECENT)
-        .order_by(LedgerStream.updated.desc(), LedgerStream.boot.desc(), LedgerStream.stream)
-        .limit(_MAX_STREAMS)
+    table = LedgerStream.__table__.c
+    rows = session.execute(
+        select(table.vehicle, table.boot, table.stream, table.accounted)
+        .where(table.vehicle.in_(vehicles), table.updated >= now_utc() - RECENT)
+        .order_by(table.updated.desc(), table.boot.desc(), table.stream)
     )
-    streams: list[StreamCursor] = []
-    size_bytes = 0
-    for row in rows:
-        prefix, rest = prefix_and_rest(spans_of(row))
-        cursor = StreamCursor(
-            boot=row.boot, stream=row.stream, prefix=prefix, ranges=tuple(SeqRange(*span) for span in rest[:1024])
-        )
-        size_bytes += len(msgspec.json.encode(cursor)) + 1
-        if size_bytes > _MAX_BODY_BYTES:
-            break
-        streams.append(cursor)
-    return Cursor(epoch=ledger_epoch(session), streams=tuple(streams))
+    epoch = ledger_epoch(session)
+    streams: dict[str, list[StreamCursor]] = {vehicle: [] for vehicle in vehicles}
+    sizes_bytes = dict.fromkeys(vehicles, 0)
+    for vehicle, boot, stream, accounted in rows:
+        prefix, rest = prefix_and_rest(tuple((first, last) for first, last in accounted))
+        ranges = tuple(SeqRange(*span) for span in rest[:1024])
+        cursor = StreamCursor(boot=boot, stream=stream, prefix=prefix, ranges=ranges)
+        sizes_bytes[vehicle] += len(msgspec.json.encode(cursor)) + 1
+        if sizes_bytes[vehicle] <= _MAX_BODY_BYTES and len(streams[vehicle]) < _MAX_STREAMS:
+            streams[vehicle].append(cursor)
+    return {vehicle: Cursor(epoch=epoch, streams=tuple(found)) for vehicle, found in streams.items()}
 
 
 class CursorPublisher:
@@ -78,10 +76,11 @@ class CursorPublisher:
         if not ready or not self._transport.connected:
             return
         with self._database.reading() as session:
-            for vehicle in ready:
-                try:
-                    self._transport.publish(channels.CURSOR, vehicle, build_cursor(session, vehicle))
-                except RetryLaterError:
-                    return
-                del self._due[vehicle]
-                self._published_s[vehicle] = now_s
+            cursors = build_cursors(session, ready)
+        for vehicle, cursor in cursors.items():
+            try:
+                self._transport.publish(channels.CURSOR, vehicle, cursor)
+            except RetryLaterError:
+                return
+            del self._due[vehicle]
+            self._published_s[vehicle] = now_s
