@@ -76,9 +76,12 @@ def raised(floor: Floor, root: "Root", timestamp: "Timestamp", snapshot: "Snapsh
 
 
 def versions_of(root: "Root", timestamp: "Timestamp", snapshot: "Snapshot") -> dict[str, int]:
-    """By role; the snapshot names targets and each task's role, also those that nobody here has fetched."""
-    signed = {"root": root.version, "timestamp": timestamp.version, "snapshot": snapshot.version}
-    return signed | {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
+    """By role; the snapshot names targets and each task's role, also those that nobody here has fetched.
+
+    Some repositories name root there as well, of whatever version: the root that was followed counts.
+    """
+    named = {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
+    return named | {"root": root.version, "timestamp": timestamp.version, "snapshot": snapshot.version}
 
 
 def vouching_keys(root: "Root") -> tuple[str, ...]:
