@@ -109,3 +109,29 @@ def test_a_release_in_waves_then_a_tampered_one(fleet: Fleet) -> None:
     assert "trust-refused" in view.reason
     assert [member.state for member in view.members].count("waiting") == 2, "the other wave was never offered it"
     assert set(fleet.running().values()) == {"tiny-2"}
+
+
+@pytest.mark.slow
+def test_a_sealed_release_drives_and_a_patch_comes_instead_of_a_file(tmp_path: Path) -> None:
+    fleet, van = Fleet(tmp_path), VEHICLES[0]
+    with ExitStack() as stack:
+        stack.enter_context(fleet.broker())
+        stack.enter_context(fleet.fleet_process())
+        stack.enter_context(fleet.agent(van))
+        wait_until("it reports", lambda: fleet.running()[van] == "tiny-1", timeout_s=60)
+
+        bundle = tiny_bundle(tmp_path / "tiny-2", "tiny-2", nudge=0.5)
+        fleet.app.models.register(bundle.directory)
+        patched = fleet.app.releases.publish(TASK, "tiny-2").release
+        view = fleet.ended(fleet.app.rollouts.create(TASK, patched, Target(vehicles=(van,)), FAST))
+        assert (view.state, fleet.running()[van]) == ("succeeded", "tiny-2")
+        assert "onnx-int8.onnx: made of " in (tmp_path / f"{van}.log").read_text()
+
+        secret = tiny_bundle(tmp_path / "tiny-3", "tiny-3", seed=3)
+        fleet.app.models.register(secret.directory)
+        sealed = fleet.app.releases.publish(TASK, "tiny-3", sealed=True).release
+        view = fleet.ended(fleet.app.rollouts.create(TASK, sealed, Target(vehicles=(van,)), FAST))
+        assert (view.state, view.reason, fleet.running()[van]) == ("succeeded", "", "tiny-3")
+    weights = secret.path(secret.manifest.variants[0].file).read_bytes()
+    on_board = b"".join(path.read_bytes() for path in (tmp_path / van).rglob("*") if path.is_file())
+    assert not any(weights[at : at + 16] in on_board for at in range(2000, len(weights) - 2000, 97))
