@@ -26,7 +26,8 @@ def tiny_bundle(
     """A `traffic-sign` bundle of 24 kB whose logits are a seeded matrix times the mean of each 4x4 patch.
 
     Its one variant is called int8, as a vehicle's slot asks for it, but the file computes in float32. With a small
-    `scale` it is unsure of everything. `nudge` is added to its first weight. Another `preprocess` may make tensors that it does not take.
+    `scale` it is unsure of everything. `nudge` is added to its first weight. Another `preprocess` may make tensors that
+    it does not take.
     """
     weights = np.random.default_rng(seed).normal(0.0, scale, size=(3 * 8 * 8, CLASSES)).astype(np.float32)
     weights[0, 0] += nudge
