@@ -6,6 +6,7 @@ new one, in both slots the same where they go together, and must take the next u
 """
 
 import errno
+import mmap
 import os
 import random
 import shutil
@@ -28,16 +29,39 @@ MOST_CALLS = 2000
 IMAGE_BYTES = 16 << 20
 
 
+ANY = frozenset({1, 2, 3})
+OLD_OR_NEW = tuple(map(frozenset, ({1}, {1}, {1, 2}, {1, 2}, {2}, {2, 3}, {2, 3}, {2}, {2})))
+"""Which releases may run once a life has reached that step."""
+
+
+class Reached:
+    """The step that a life has reached, also seen from outside of the process that lives it."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 1)
+
+    def __call__(self, step: int) -> None:
+        """It has got so far."""
+        self._shared[0] = step
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """What may run now: the next step may have been taken already, though it did not come to its end."""
+        step = self._shared[0]
+        return OLD_OR_NEW[step] | OLD_OR_NEW[min(step + 1, len(OLD_OR_NEW) - 1)]
+
+
 class Life(Protocol):
     """One vehicle's life in a folder of its own."""
 
     state: Path
+    reached: Reached
 
     def live(self) -> None:
         """Two updates."""
 
-    def check(self) -> None:
-        """It runs the old or the new, also with the trial taken back, and takes the next update.
+    def check(self, allowed: frozenset[int]) -> None:
+        """It runs one of these releases, also with the trial taken back, and takes the next update.
 
         Raises AssertionError.
         """
@@ -49,6 +73,7 @@ class Single:
     def __init__(self, directory: Path, state: Path) -> None:
         self.vehicle = provisioned.Vehicle(directory, state)
         self.state = state
+        self.reached = Reached()
 
     @staticmethod
     def make(directory: Path) -> None:
@@ -57,17 +82,17 @@ class Single:
 
     def live(self) -> None:
         """Two updates."""
-        provisioned.life(self.vehicle)
+        provisioned.life(self.vehicle, self.reached)
 
-    def check(self) -> None:
+    def check(self, allowed: frozenset[int]) -> None:
         """See Life."""
         vehicle = self.vehicle
         store = vehicle.provisioned()
-        assert provisioned.started(store) in (1, 2, 3)
+        assert provisioned.started(store) in allowed
         trial = store.slot(provisioned.SLOT).trial
         if trial is not None:
             vehicle.take_back(store, trial.release, None)
-        assert provisioned.started(store) in (1, 2, 3)
+        assert provisioned.started(store) in allowed
         vehicle.begin(store, 3)
         assert vehicle.confirm(store, 3).confirmed == vehicle.ref(3)
         store.collect_garbage()
@@ -80,6 +105,7 @@ class Together:
     def __init__(self, directory: Path, state: Path) -> None:
         self.pair = provisioned_pair.Pair(directory, state)
         self.state = state
+        self.reached = Reached()
 
     @staticmethod
     def make(directory: Path) -> None:
@@ -88,15 +114,15 @@ class Together:
 
     def live(self) -> None:
         """Two updates."""
-        provisioned_pair.life(self.pair)
+        provisioned_pair.life(self.pair, self.reached)
 
-    def check(self) -> None:
+    def check(self, allowed: frozenset[int]) -> None:
         """See Life; `start` asserts that both slots run the same release."""
         store = self.pair.provisioned()
-        assert provisioned_pair.start(store) in (1, 2, 3)
+        assert provisioned_pair.start(store) in allowed
         states = store.read().slots
         store.take_back({slot: Ended(state.trial) for slot, state in states.items() if state.trial})
-        assert provisioned_pair.start(store) in (1, 2, 3)
+        assert provisioned_pair.start(store) in allowed
         self.pair.begin(store, 3)
         store.confirm(self.pair.refs(3))
         store.collect_garbage()
@@ -139,7 +165,7 @@ def kills(bench: Bench, stride: int = 1) -> int:
                 dead[moment] = killed_at(number, moment, life.live)
                 if dead[moment]:
                     points += 1
-                    life.check()
+                    life.check(life.reached.allowed)
         if not dead["before"]:
             return points
     raise AssertionError(f"the life takes more than {MOST_CALLS} calls")
@@ -151,7 +177,7 @@ def torn_writes(bench: Bench, stride: int = 1) -> int:
         with bench.fresh(f"torn-{number}") as life:
             if not torn_at(number, life.live):
                 return len(range(1, number, stride))
-            life.check()
+            life.check(life.reached.allowed)
     raise AssertionError(f"the life takes more than {MOST_CALLS} writes")
 
 
@@ -168,7 +194,7 @@ def disk_errors(bench: Bench, code: int, *, once: bool, stride: int = 1) -> int:
             if not failed:
                 return points
             points += 1
-            life.check()
+            life.check(life.reached.allowed)
     raise AssertionError(f"the life takes more than {MOST_CALLS} calls")
 
 
@@ -181,7 +207,7 @@ def flipped_bits(bench: Bench, flips: int, seed: int = 7) -> int:
             files = [path for path in sorted(life.state.rglob("*")) if path.is_file() and path.stat().st_size]
             if files:
                 flip_bit(chance.choice(files), chance)
-            life.check()
+            life.check(ANY)  # a damaged version gives way to the one before it, and that to the first
     return flips
 
 
@@ -209,20 +235,21 @@ def power_cuts(bench: Bench, stride: int = 1) -> int:
     image, mount = folder / "disk.img", folder / "mnt"
     mount.mkdir(parents=True)
     _make_image(image)
-    copies: list[Path] = []
+    copies: list[tuple[Path, frozenset[int]]] = []
 
     def hook(number: int, name: str, when: str, args: tuple[Any, ...]) -> None:
         if when == "after" and number % stride == 0:
-            copies.append(folder / f"cut-{number}.img")
-            _run("cp", "--sparse=always", str(image), str(copies[-1]))
+            copies.append((folder / f"cut-{number}.img", life.reached.allowed))
+            _run("cp", "--sparse=always", str(image), str(copies[-1][0]))
 
+    life = bench.kind(bench.directory, mount / "store")
     with _mounted(image, mount), hooked(hook):
-        bench.kind(bench.directory, mount / "store").live()
-    for copy in copies:
+        life.live()
+    for copy, allowed in copies:
         repaired = subprocess.run([_program("e2fsck"), "-fy", str(copy)], capture_output=True, check=False)
         assert repaired.returncode in (0, 1), repaired.stdout
         with _mounted(copy, mount):
-            bench.kind(bench.directory, mount / "store").check()
+            bench.kind(bench.directory, mount / "store").check(allowed)
         copy.unlink()
     return len(copies)
 

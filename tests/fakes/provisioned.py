@@ -1,5 +1,6 @@
 """A vehicle's provisioning folder with opaque bundles, and releases as they would be staged on it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -75,13 +76,21 @@ def started(store: Store) -> int:
     return version.ref.release
 
 
-def life(vehicle: Vehicle) -> None:
-    """Two updates, one kept and one taken back, with the starts of drive in between."""
+def life(vehicle: Vehicle, reach: Callable[[int], None] = lambda step: None) -> None:
+    """Two updates, one kept and one taken back, with the starts of drive in between. `reach`: told of each step."""
     store = vehicle.provisioned()
+    reach(1)
     vehicle.begin(store, 2)
+    reach(2)
     store.load_for_start(SLOT)
+    reach(3)
     vehicle.confirm(store, 2)
+    reach(4)
     vehicle.begin(store, 3)
+    reach(5)
     store.load_for_start(SLOT)
+    reach(6)
     vehicle.take_back(store, 3)
+    reach(7)
     store.collect_garbage()
+    reach(8)

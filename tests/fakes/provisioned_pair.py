@@ -1,5 +1,6 @@
 """A vehicle of two slots whose releases switch together or not at all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -70,13 +71,21 @@ def start(store: Store) -> int:
     return releases.pop()
 
 
-def life(pair: Pair) -> None:
+def life(pair: Pair, reach: Callable[[int], None] = lambda step: None) -> None:
     """Two updates of both slots, one kept and one taken back, with the starts of drive in between."""
     store = pair.provisioned()
+    reach(1)
     pair.begin(store, 2)
+    reach(2)
     start(store)
+    reach(3)
     store.confirm(pair.refs(2))
+    reach(4)
     pair.begin(store, 3)
+    reach(5)
     start(store)
+    reach(6)
     store.take_back({"speed": Ended(pair.refs(3)["speed"], BAD)})
+    reach(7)
     store.collect_garbage()
+    reach(8)
