@@ -74,6 +74,11 @@ class Fleet(LiveCloud):
             found[row.id] = (slot.get("running") or {}).get("version")
         return found
 
+    def behind(self) -> list[str]:
+        """Vehicles that have not verified their newest assignment."""
+        seen = {row.id: (row.reported or {}).get("director_version", 0) for row in self.app.vehicles.list()}
+        return [vehicle for vehicle, version in seen.items() if self.app.directors.behind_s(vehicle, version) > 0]
+
     def ended(self, rollout: int) -> RolloutView:
         wait_until("the rollout ends", lambda: self.app.rollouts.show(rollout).state != "running", timeout_s=120)
         return self.app.rollouts.show(rollout)
@@ -98,6 +103,7 @@ def test_a_release_in_waves_then_a_tampered_one(fleet: Fleet) -> None:
     assert (view.state, view.reason) == ("succeeded", "")
     assert set(fleet.running().values()) == {"tiny-2"}
     assert fleet.app.releases.incumbent(TASK).release == second
+    wait_until("all have seen their newest assignment", lambda: not fleet.behind(), timeout_s=60)
 
     third = fleet.release("tiny-3", seed=3)
     (weights,) = (fleet.app.workspace.repository / "targets" / TASK / str(third)).glob("*.onnx-int8.onnx")
