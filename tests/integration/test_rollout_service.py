@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from roadloop_cloud.config import RolloutConfig
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.registry.releases import release_ref
+from roadloop_cloud.rollout.approvals import APPROVAL
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
+from roadloop_cloud.rollout.spec import spec_sha256
 from roadloop_cloud.rollout.statements import Operators, Signatory
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import DesiredState, RolloutApproval, RolloutClaim, RolloutMember, RolloutRow
@@ -452,7 +454,30 @@ def test_another_person_must_approve(fleet: Fleet, tmp_path: Path) -> None:
     assert offered(fleet) == 4
 
 
-@pytest.mark.parametrize("tamper", ["signature", "rollout", "spec", "operator"])
+def test_a_true_signature_on_another_rollout_or_by_its_creator_does_not_count(fleet: Fleet, tmp_path: Path) -> None:
+    ann, bob = (operator(fleet, tmp_path, name) for name in ("ann", "bob"))
+    settings = Settings(waves=("100%",), approvals=1)
+    target = Target(tags=("test",))
+    first = fleet.rollouts.create(TASK, 2, target, settings, author=ann)
+    fleet.rollouts.abort(first)
+    second = fleet.rollouts.create(TASK, 2, target, settings, author=ann)
+    with fleet.database.transaction() as session:
+        statement = {"wave": 1, "decision": "approve", "time": "now"}
+        own = {"rollout": second, "spec_sha256": spec_sha256(fleet.rollouts.show(second).spec), **statement}
+        other = {**own, "rollout": first}
+        for signed in (ann.sign(APPROVAL, own), bob.sign(APPROVAL, other)):
+            raw = msgspec.to_builtins(signed)
+            session.add(RolloutApproval(rollout_id=second, operator=signed.operator, signed=raw, received=now_utc()))
+    fleet.tick()
+    assert offered(fleet) == 0
+    with fleet.database.transaction() as session:
+        raw = msgspec.to_builtins(bob.sign(APPROVAL, own))
+        session.add(RolloutApproval(rollout_id=second, operator="bob", signed=raw, received=now_utc()))
+    fleet.tick()
+    assert offered(fleet) == 2
+
+
+@pytest.mark.parametrize("tamper", ["signature", "statement", "spec", "operator"])
 def test_an_approval_that_was_not_signed_for_this_does_not_count(fleet: Fleet, tmp_path: Path, tamper: str) -> None:
     ann, bob = (operator(fleet, tmp_path, name) for name in ("ann", "bob"))
     settings = Settings(waves=("100%",), approvals=1)
@@ -463,7 +488,7 @@ def test_an_approval_that_was_not_signed_for_this_does_not_count(fleet: Fleet, t
         word = session.scalars(select(RolloutApproval).where(RolloutApproval.operator == "bob")).one()
         if tamper == "signature":
             word.signed = {**word.signed, "signature": "AAAA"}
-        elif tamper == "rollout":
+        elif tamper == "statement":
             word.signed = {**word.signed, "statement": {**word.signed["statement"], "rollout": 77}}
         elif tamper == "spec":
             row.spec = {**row.spec, "release": msgspec.to_builtins(fleet.ref(3))}
