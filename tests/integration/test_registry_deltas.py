@@ -153,22 +153,6 @@ def test_what_is_small_or_signed_already_is_not_patched(tmp_path: Path) -> None:
     assert deltas.pairs(second, [first], "t" * 100, ()) == []
 
 
-def test_what_a_vehicle_receives_is_known_before(registry: Registry) -> None:
-    first, _ = released(registry, "v1")
-    second, _ = released(registry, "v2", tuned_from=first)
-    targets = registry.repository.targets()
-    entries = second.manifest.files_for(second.variant_by_key("onnx-int8"))
-    whole = sum(entry.size_bytes for entry in entries)
-    labels = second.manifest.file_entry("labels.txt")
-    weights = second.manifest.file_entry("model.onnx")
-    patch = targets[name(2, "model.onnx", first)].length
-    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, ()) == whole
-    held = {entry.sha256 for entry in first.manifest.files}
-    expected = whole - labels.size_bytes - weights.size_bytes + patch
-    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, held) == expected
-    assert deltas.bytes_to_receive(targets, f"{TASK}/2", entries, {entry.sha256 for entry in entries}) == 0
-
-
 def _vehicle(vehicle_id: str, slots: dict[str, dict[str, object]]) -> Vehicle:
     import msgspec
 

@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -134,21 +134,6 @@ def make_patches(wanted: Sequence[Pair], folder: Path, step: OnStep) -> list[Mad
         if smallest is not None and smallest.size_bytes < PAYS_BELOW * pair.entry.size_bytes:
             made.append(smallest)
     return made
-
-
-def bytes_to_receive(
-    targets: "Mapping[str, TargetFile]", prefix: str, entries: Sequence[FileEntry], held: Collection[str]
-) -> int:
-    """What a vehicle receives of the files of a release: nothing for those it holds, patches where they are signed.
-
-    `targets` are all that are signed, `held` the SHA-256 of the vehicle's files, `prefix` that of the release's names.
-    """
-    total = 0
-    for entry in entries:
-        if entry.sha256 not in held:
-            names = (f"{prefix}/{patch_name(entry.path, sha256)}" for sha256 in held)
-            total += min([entry.size_bytes, *(targets[name].length for name in names if name in targets)])
-    return total
 
 
 def _try_all(pair: Pair, place: Path) -> list[MadePatch]:

@@ -66,7 +66,8 @@ class Previews:
         found = {}
         for task, release in sorted(running):
             try:
-                found[(task, release)] = self._releases.bundle(self._releases.get(task, release)).manifest
+                row = self._releases.get(task, release)
+                found[(task, release)] = self._releases.published_bundle(row).manifest
             except NotFoundError:
                 continue
         return found

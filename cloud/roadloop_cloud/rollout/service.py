@@ -274,7 +274,7 @@ class Rollouts:
         for key in releases:
             if key not in self._requirements:
                 row = self._releases.get(*key)
-                self._requirements[key] = Requirement(release_ref(row), self._releases.bundle(row).manifest)
+                self._requirements[key] = Requirement(release_ref(row), self._releases.published_bundle(row).manifest)
         return tuple(self._requirements[key] for key in releases)
 
     def _prepare(
