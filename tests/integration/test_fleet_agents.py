@@ -1,11 +1,13 @@
 """Real broker, real fleet process, real agents: a release reaches the fleet in waves, and a tampered one does not."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud, wait_until
 
 TASK = "traffic-sign"
+BY_HTTPS = Settings(waves=("100%",), soak_s=0.5, timeout_s=90.0, health_window_s=2.0, transport="https")
 VEHICLES = ("car-1", "car-2", "car-3")
 FAST = Settings(waves=("1", "100%"), soak_s=0.5, timeout_s=90.0, health_window_s=2.0)
 PROFILE = """
@@ -56,6 +59,19 @@ class Fleet(LiveCloud):
     def fleet_process(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         arguments = ("-m", "roadloop_cloud.app", "fleet", "--workspace", str(self.app.workspace.root))
         return self.process("fleet", *arguments)
+
+    def file_server(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return self.process("files", "-m", "roadloop_cloud.app", "files", "--workspace", str(self.app.workspace.root))
+
+    def files(self, vehicle: str) -> dict[str, Any]:
+        """How files came, as the agent's status says."""
+        run = "from roadloop_agent.cli import main; main()"
+        config = str(self.directory / vehicle / "vehicle.toml")
+        shown = subprocess.run(
+            [sys.executable, "-c", run, "status", "--json", "--config", config], capture_output=True, check=True
+        )
+        found: dict[str, Any] = json.loads(shown.stdout)["files"]
+        return found
 
     def agent(self, vehicle: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         run = "from roadloop_agent.cli import main; main()"
@@ -141,3 +157,25 @@ def test_a_sealed_release_drives_and_a_patch_comes_instead_of_a_file(tmp_path: P
     weights = secret.path(secret.manifest.variants[0].file).read_bytes()
     on_board = b"".join(path.read_bytes() for path in (tmp_path / van).rglob("*") if path.is_file())
     assert not any(weights[at : at + 16] in on_board for at in range(2000, len(weights) - 2000, 97))
+
+
+@pytest.mark.slow
+def test_a_release_comes_by_https_and_the_next_by_mqtt_where_the_file_server_is_gone(tmp_path: Path) -> None:
+    fleet, van = Fleet(tmp_path), VEHICLES[0]
+    with ExitStack() as stack:
+        for process in (fleet.broker(), fleet.fleet_process(), fleet.agent(van)):
+            stack.enter_context(process)
+        wait_until("it reports", lambda: fleet.running()[van] == "tiny-1", timeout_s=60)
+        with fleet.file_server():
+            wait_until("it listens", lambda: "serving files" in (tmp_path / "files.log").read_text())
+            second = fleet.release("tiny-2", seed=2)
+            view = fleet.ended(fleet.app.rollouts.create(TASK, second, Target(vehicles=(van,)), BY_HTTPS))
+            assert (view.state, fleet.running()[van]) == ("succeeded", "tiny-2")
+            wait_until("the status says so", lambda: fleet.files(van).get("https_files", 0) > 0)
+            assert fleet.files(van)["https_failures"] == fleet.files(van)["mqtt_files"] == 0
+            assert f"{van} targets/{TASK}/{second}/" in (tmp_path / "files.log").read_text()
+        third = fleet.release("tiny-3", seed=3)
+        view = fleet.ended(fleet.app.rollouts.create(TASK, third, Target(vehicles=(van,)), BY_HTTPS))
+        assert (view.state, fleet.running()[van]) == ("succeeded", "tiny-3")
+        wait_until("the status says so", lambda: fleet.files(van)["https_failures"] == 1)
+        assert "HTTPS fails, MQTT goes on" in (tmp_path / f"{van}.log").read_text()
