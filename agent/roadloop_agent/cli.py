@@ -255,10 +255,19 @@ def status(config_path: Path, as_json: bool) -> None:
                 _kept_up(health) if health else "",
                 slot["state"] + (f" (for {slot['waits_for']})" if slot.get("waits_for") else ""),
                 str(target["release"]) if target else "",
+                _shadow(slot["shadow"]) if slot.get("shadow") else "",
                 "; ".join(slot[kind]["detail"] for kind in ("error", "trouble") if slot.get(kind)),
             )
         )
-    print_table(("slot", "task", "runs release", "variant", "providers", "frames", "update", "target", "error"), rows)
+    print_table(
+        ("slot", "task", "runs release", "variant", "providers", "frames", "update", "target", "shadow", "error"), rows
+    )
+
+
+def _shadow(report: dict[str, Any]) -> str:
+    """The candidate in a slot's shadow, and how it does."""
+    text = f"{report['ref']['release']} {report['state']}, {report['disagreed']} of {report['frames']} otherwise"
+    return text + (f": {report['error']['detail']}" if report["error"] else "")
 
 
 def _kept_up(health: dict[str, Any]) -> str:
