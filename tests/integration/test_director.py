@@ -1,11 +1,14 @@
 """The cloud's director and the vehicle's with no network between them: who is told what, and what outlives a loss."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from tuf.api.exceptions import DownloadHTTPError
@@ -23,8 +26,10 @@ from roadloop_cloud.registry.director import (
     ManifestSizes,
 )
 from roadloop_cloud.registry.keys import KeyFolder
+from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import Desired, ReleaseRef
 from roadloop_models.errors import ConfigError, MessageError, RetryLaterError
+from tests.fakes.live_cloud import LiveCloud
 
 NOW = datetime(2026, 12, 1, 12, 0, 0, tzinfo=UTC)
 SECOND = ReleaseRef(task="traffic-sign", release=2, version="v2", manifest_sha256="2" * 64)
@@ -271,3 +276,35 @@ def test_a_vehicle_that_stays_behind_is_noticed(cloud: Cloud) -> None:
     cloud.now += timedelta(days=60)
     cloud.directors.read("van-1", "metadata/timestamp.json")
     assert cloud.directors.behind_s("van-1", version - 1) == 60 * 86400 + 7200.0, "signing it anew is no news"
+
+
+def test_a_vehicle_that_is_kept_from_news_shows_in_the_list(tmp_path: Path) -> None:
+    live = LiveCloud(tmp_path, "van-1", "van-2", "van-3")
+    app = live.app
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    online = KeyFolder(app.workspace.online_keys, DIRECTOR_ONLINE)
+    past = Directors(app.workspace.director, online.signers, lambda ref: 1, now=lambda: an_hour_ago)
+    refs = {"sign": SECOND}
+    seen = {vehicle: past.assign(vehicle, Desired(version=1, slots=refs)) for vehicle in ("van-1", "van-2", "van-3")}
+    error = {"code": "trust-refused", "detail": "frozen"}
+    with app.database.transaction() as session:
+        for vehicle, behind in (("van-1", 0), ("van-2", 1), ("van-3", 1)):
+            row = session.get_one(Vehicle, vehicle)
+            row.online = vehicle != "van-3"
+            row.reported = {"director_version": seen[vehicle] - behind, "slots": {}, "director_error": error}
+    shown = {row["id"]: row["director_behind_s"] for row in roadloop(live, "vehicles", "list", "--json")}
+    assert shown["van-1"] == shown["van-3"] == 0.0, "one has seen it, the other is not there"
+    assert shown["van-2"] >= 3600.0
+    text = roadloop_text(live, "vehicles", "show", "van-2")
+    assert "has not seen its newest assignment for 60 min" in text and "trust-refused: frozen" in text
+
+
+def roadloop_text(cloud: LiveCloud, *arguments: str) -> str:
+    command = [sys.executable, "-P", "-c", "from roadloop_cloud.cli import main; main()", *arguments]
+    workspace = ["--workspace", str(cloud.app.workspace.root)]
+    done = subprocess.run([*command, *workspace], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def roadloop(cloud: LiveCloud, *arguments: str) -> Any:
+    return json.loads(roadloop_text(cloud, *arguments))
