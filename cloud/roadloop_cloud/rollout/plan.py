@@ -53,7 +53,7 @@ def resume(rollout: Rollout) -> Rollout:
     waived = rollout.waived_wave
     done = gates.finished(counts).state == "passed" and _begun(rollout, counts)
     held = rollout.state == "running" or any(gate.state != "passed" for gate in open_gates)
-    if (done and held) or (rollout.spec.on_failure == "pause" and _is_bad(rollout, counts)):
+    if (done and held) or (rollout.spec.on_failure == "pause" and _new_failures(rollout)):
         waived = rollout.wave
     return replace(rollout, state="running", reason="", waived_wave=waived, shadow_since_s=None)
 
@@ -73,11 +73,10 @@ def roll_back(rollout: Rollout, reason: str, cohort: str | None = None) -> Plan:
 def _failures(rollout: Rollout, counts: Counts) -> Plan | None:
     """What follows from failures; None where there are few enough."""
     spec = rollout.spec
-    bad = _bad_cohorts(rollout, counts)
     if spec.on_failure == "pause":
-        if rollout.waived_wave >= rollout.wave or not _is_bad(rollout, counts):
-            return None
-        return Plan(pause(rollout, _too_many(rollout, bad or None)))
+        reason = _new_failures(rollout)
+        return Plan(pause(rollout, reason)) if reason else None
+    bad = _bad_cohorts(rollout, counts)
     if spec.on_failure == "cohort" and bad and bad < counts.cohorts(remaining=True).keys():
         rest = _everybody(Counts([m for m in rollout.members if m.cohort not in bad]))
         if not rest.fails(spec):
@@ -91,8 +90,12 @@ def _everybody(counts: Counts) -> Tally:
     return counts.of(remaining=True)
 
 
-def _is_bad(rollout: Rollout, counts: Counts) -> bool:
-    return bool(_bad_cohorts(rollout, counts)) or _everybody(counts).fails(rollout.spec)
+def _new_failures(rollout: Rollout) -> str:
+    """Too many failures in the waves that no person has let pass with theirs; an empty text where there are not."""
+    new = replace(rollout, members=tuple([m for m in rollout.members if m.wave > rollout.waived_wave]))
+    counts = Counts(new.members)
+    bad = _bad_cohorts(new, counts)
+    return _too_many(new, bad or None) if bad or _everybody(counts).fails(rollout.spec) else ""
 
 
 def _bad_cohorts(rollout: Rollout, counts: Counts) -> frozenset[str]:
