@@ -147,7 +147,8 @@ def _provisioning_files(source: Path) -> Iterator[_File]:
     yield _read(source, Path("vehicle.toml"), keep=True)
     yield _read(source, Path(os.path.relpath(config.profile_path, config.directory)), keep=True)
     broker = config.broker
-    for name in (broker.ca, broker.certificate, broker.key):
+    sealing_key = os.path.relpath(config.sealing_key_path, config.directory)
+    for name in (broker.ca, broker.certificate, broker.key, sealing_key):
         yield _read(source, Path(name), refuse=True)
     yield _read(source, Path(RELEASES_NAME), refuse=True)
     for folder in ("trust", "releases"):

@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
         "identity/ca.crt": b"ca",
         "identity/vehicle.crt": b"certificate",
         "identity/vehicle.key": b"key",
+        "identity/sealing.key": b"sealing key",
         "releases.json": msgspec.json.encode(ProvisionedReleases({"sign": ref})),
         f"releases/{'a' * 64}/manifest.json": b"{}",
         "trust/root.json": b"{}",
@@ -65,11 +66,12 @@ def test_everything_is_laid_and_nothing_else(tmp_path: Path, folder: Path) -> No
     lay(root, folder)
     laid = {f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_file()}
     copied = ["vehicle.toml", "profile.toml", "identity/ca.crt", "identity/vehicle.crt", "identity/vehicle.key"]
-    copied += ["releases.json", f"releases/{'a' * 64}/manifest.json", "trust/root.json", "trust/metadata/targets.json"]
+    copied += ["identity/sealing.key", "releases.json", f"releases/{'a' * 64}/manifest.json", "trust/root.json", "trust/metadata/targets.json"]
     copied += ["frames/one.png"]
     assert laid == {str(UNIT), str(SYSUSERS), str(TMPFILES), *(str(DIRECTORY / name) for name in copied)}
     assert (root / "var/lib/roadloop").stat().st_mode & 0o777 == 0o700
     assert (root / "var/lib/roadloop/identity/vehicle.key").stat().st_mode & 0o777 == 0o600
+    assert (root / "var/lib/roadloop/identity/sealing.key").stat().st_mode & 0o777 == 0o600
     assert (root / str(UNIT)[1:]).stat().st_mode & 0o777 == 0o644
     unit = (root / str(UNIT)[1:]).read_text().splitlines()
     assert f"ExecStart={PROGRAM} run --config /var/lib/roadloop/vehicle.toml" in unit
@@ -103,7 +105,7 @@ def test_a_changed_configuration_stays_until_it_is_forced(tmp_path: Path, folder
     assert config.read_bytes() == (folder / "vehicle.toml").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["identity/vehicle.key", "releases.json", "trust/root.json"])
+@pytest.mark.parametrize("name", ["identity/vehicle.key", "identity/sealing.key", "releases.json", "trust/root.json"])
 def test_another_vehicle_is_refused_as_a_whole(tmp_path: Path, folder: Path, name: str) -> None:
     lay(tmp_path / "image", folder)
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
