@@ -7,6 +7,7 @@ profile.toml to profile.toml.
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -54,7 +55,7 @@ class BrokerTable(_Table, frozen=True, kw_only=True):
 class FilesTable(_Table, frozen=True, kw_only=True):
     """`[files]`: where files are had by HTTPS, with the certificate of `[broker]`."""
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]+\Z")] | None = None
+    url: str | None = None
     """`https://host:port`; without it everything comes over MQTT."""
 
 
@@ -350,6 +351,7 @@ def load_config(path: Path) -> Config:
     for name, limits in (("on_metered", vehicle.network.on_metered), ("on_unmetered", vehicle.network.on_unmetered)):
         if 0 < limits.bytes_per_day < _LEAST_BYTES_PER_DAY:
             raise ConfigError(f"{path}: network.{name}.bytes_per_day: 0 (no limit), or at least {_LEAST_BYTES_PER_DAY}")
+    _check_files(f"{path}: files.url", vehicle.files)
     profile_path = path.parent / vehicle.vehicle.profile
     return Config(
         path=path,
@@ -409,6 +411,16 @@ def _check_needs(where: str, source: SourceTable, slot: SlotTable) -> None:
     for needed in ON_BOARD[slot.task].needs:
         if not may_give(source, needed):
             raise ConfigError(f"{where}.signals: {slot.task} needs {needed}: say where it comes from")
+
+
+def _check_files(where: str, files: FilesTable) -> None:
+    parts = urlsplit(files.url or "https://none")
+    try:
+        good = (parts.scheme, bool(parts.hostname), parts.path) == ("https", True, "") and parts.port != 0
+    except ValueError:  # a port beyond the last
+        good = False
+    if not good:
+        raise ConfigError(f"{where}: '{files.url}': give it as https://host:port")
 
 
 def _check_source(where: str, source: SourceTable) -> None:

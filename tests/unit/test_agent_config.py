@@ -36,6 +36,8 @@ def test_a_good_configuration_has_its_defaults_and_absolute_paths() -> None:
         ("vehicle-spool-too-small", r"1048576.*spool\.max_bytes"),
         ("vehicle-day-too-small", r"network\.on_metered\.bytes_per_day: 0 \(no limit\), or at least 262144"),
         ("vehicle-network-unknown-key", r"network\.on_metered\.bytes_a_day: unknown key; did you mean 'bytes_per_day'"),
+        ("vehicle-files-port", r"files\.url: 'https://127\.0\.0\.1:99999': give it as https://host:port"),
+        ("vehicle-files-plain-http", r"files\.url: 'http://.*give it as https://host:port"),
         ("vehicle-profile-missing", r"nowhere\.toml: No such file"),
         ("vehicle-truncated", r"not TOML"),
         ("vehicle-there-is-none", r"No such file"),

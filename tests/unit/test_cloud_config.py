@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from roadloop_cloud.config import BrokerConfig, Config, RolloutConfig
+from roadloop_cloud.config import BrokerConfig, Config, FilesConfig, RolloutConfig
 from roadloop_cloud.founding import config_text
 from roadloop_cloud.workspace import Workspace
 from roadloop_models.errors import ConfigError
@@ -19,7 +19,9 @@ def read(tmp_path: Path, text: str) -> Config:
 
 def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
     broker = BrokerConfig(host="fleet.example.com", port=1234, bind="0.0.0.0", names=("fleet.example.com",))
-    config = Config(broker=broker, rollout=RolloutConfig(waves=("2", "100%"), soak_s=3))
+    files = FilesConfig(port=8884, bind="0.0.0.0")
+    config = Config(broker=broker, rollout=RolloutConfig(waves=("2", "100%"), soak_s=3), files=files)
+    assert (config.files_url, Config().files_url) == ("https://fleet.example.com:8884", None)
     assert read(tmp_path, config_text(config)) == config
     assert read(tmp_path, config_text(Config())) == Config()
     assert read(tmp_path, "") == Config()
