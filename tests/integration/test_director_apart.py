@@ -123,6 +123,12 @@ def test_a_process_that_ends_without_a_word_is_asked_later(vehicle: Vehicle, cod
         ask_apart([sys.executable, "-S", "-c", code], vehicle, vehicle.time)
 
 
+def test_a_process_that_hangs_is_ended(vehicle: Vehicle) -> None:
+    hangs = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    with pytest.raises(RetryLaterError, match="ended without a word"):
+        ask_apart(hangs, vehicle, vehicle.time, timeout_s=0.1)
+
+
 CHANGES: dict[str, Callable[[Vehicle], object]] = {
     "a new assignment": lambda van: van.cloud.assign(VAN, Desired(version=2, slots={}), lambda ref: 1),
     "signed anew": lambda van: van.cloud.publish(VAN),

@@ -6,6 +6,7 @@ metadata meets a process that holds nothing else. Frames on the pipes: four byte
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_FRAME_BYTES = MAX_METADATA_BYTES + 4096
 _LENGTH_BYTES = 4
+TIMEOUT_S = 600.0
+"""More than all that is fetched may take, at a minute of silence each."""
 _ENDED = "the process that asks the director has ended without a word"
 T = TypeVar("T")
 
@@ -66,17 +69,21 @@ Said: TypeAlias = Ask | Seen | Failed
 _SAID = msgspec.msgpack.Decoder(Said)
 
 
-def ask_apart(command: Sequence[str], fetcher: Fetcher, time: TrustedTime) -> int:
+def ask_apart(command: Sequence[str], fetcher: Fetcher, time: TrustedTime, timeout_s: float = TIMEOUT_S) -> int:
     """Run `command`, which serves `answer`; the version of the newest assignment.
 
-    Raises what Director.refresh raises, RetryLaterError also where the process ends without a word.
+    Raises what Director.refresh raises, RetryLaterError also where the process ends without a word or takes too long.
     """
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None
+        timer = threading.Timer(timeout_s, child.kill)
+        timer.daemon = True
+        timer.start()
         try:
             _send(child.stdin, Begin(time.heard()))
             return _serve(child.stdin, child.stdout, fetcher, time)
         finally:
+            timer.cancel()
             child.kill()
 
 
