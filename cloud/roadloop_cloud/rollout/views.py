@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from roadloop_cloud.rollout import gates, shadowing
 from roadloop_cloud.rollout.cohorts import Counts, Tally
 from roadloop_cloud.rollout.gates import Gate
@@ -87,8 +89,14 @@ def _gates(rollout: Rollout, heard: Mapping[str, Heard], counts: Counts, now_s: 
     if spec.shadow is not None:
         found.append(shadowing.gate(rollout, heard, now_s))
     if offered:
-        found += [gates.finished(counts), gates.executed(rollout, counts), gates.success(rollout, counts)]
-        found.append(gates.health(rollout, heard))
+        done = gates.finished(counts)
+        judged = (gates.executed(rollout, counts), gates.success(rollout, counts), gates.health(rollout, heard))
+        found.append(done)
+        # Before all have answered nothing is held: what the numbers say now may yet change.
+        found += [
+            msgspec.structs.replace(gate, state="waits") if done.state == "waits" and gate.state == "held" else gate
+            for gate in judged
+        ]
         if all(gate.state == "passed" for gate in found):
             found.append(gates.soak(rollout, now_s))
     return tuple(found)
