@@ -20,7 +20,7 @@ from roadloop_agent.drive.handlers import open_handler
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import load_model
 from roadloop_agent.drive.roll import CaptureRoll
-from roadloop_agent.drive.shadow import host
+from roadloop_agent.drive.shadow import child, host
 from roadloop_agent.drive.shadow.host import Installed, Process, Shadow, Spawn, spawner
 from roadloop_agent.drive.shadow.wire import MAX_ARRAY_BYTES, MAX_HEADER_BYTES, Seen, receive_case, send_case
 from roadloop_agent.drive.slots import Slot
@@ -102,6 +102,14 @@ def test_the_same_model_decides_the_same(incumbent: Installed, tmp_path: Path) -
     assert report.confidence_frames == report.frames and report.confidence_delta_sum == pytest.approx(0.0)
     assert sum(report.latency_counts) == sum(report.incumbent_latency_counts) == report.frames
     assert 0.5 < math.exp(report.latency_log_ratio_sum / report.frames) < 2.0
+
+
+def test_its_process_gives_way_in_everything(incumbent: Installed, tmp_path: Path) -> None:
+    with Running(installed(tiny_bundle(tmp_path / "two", "two"), 2), incumbent) as running:
+        running.until("a frame", lambda report: report.frames >= 1)
+        pid = running.shadow.pid
+        assert pid is not None and os.getpriority(os.PRIO_PROCESS, pid) == child.NICE == 19
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_another_model_decides_otherwise(incumbent: Installed, tmp_path: Path) -> None:

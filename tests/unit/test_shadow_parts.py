@@ -261,6 +261,15 @@ def test_a_vehicle_that_is_too_hot_or_too_busy_pauses_its_shadows(board: Board) 
     assert not board.opened[0].paused
 
 
+def test_nothing_is_loaded_while_a_vehicle_is_too_hot_or_too_busy(board: Board) -> None:
+    board.strained = True
+    board.want(CANDIDATE)
+    assert board.opened == []
+    board.strained = False
+    board.shadows.poll()
+    assert len(board.opened) == 1
+
+
 def test_a_wish_for_a_slot_that_is_not_there_is_ignored(board: Board) -> None:
     board.shadows.want(ShadowWish(slot="other", ref=CANDIDATE, bundle_dir="/bundle"))
     assert board.opened == []

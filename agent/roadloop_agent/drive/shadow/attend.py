@@ -92,13 +92,14 @@ class Shadows:
             self._say(shadow.said(self._boot))
             shadow.stop()
             slot.shadow = shadow = None
-        if wanted and shadow is None:
+        strained = self._strained()
+        if wanted and shadow is None and not strained:  # loading two models is work, too
             assert wish is not None and incumbent is not None
             shadow = self._open_shadow(name, wish.candidate, incumbent, wish.max_cpu_share)
             shadow.start()
             slot.shadow = shadow
         if shadow is not None:
-            shadow.paused = self._strained()
+            shadow.paused = strained
 
     def _tell(self) -> None:
         for slot in self._slots.values():

@@ -26,6 +26,7 @@ from roadloop_models.errors import FailedError, RoadloopError
 from roadloop_models.sealed import FileKeyStore
 
 NICE = 19
+OOM_SCORE_MOST = 1000
 _CPU = {*CPU_PROVIDERS, "delegate", "builtin"}
 """Providers that compute where this process does; TFLite's delegate is XNNPACK."""
 
@@ -104,13 +105,19 @@ def serve(sock: socket.socket, open_looker: Callable[[], Looker]) -> None:
         send_answer(sock, looker.look(seen))
 
 
+def give_way() -> None:
+    """Take the processor last, and be the first that the kernel ends where memory runs out (Linux)."""
+    os.nice(NICE)
+    Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_MOST}\n", encoding="ascii")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Until drive closes its end; the exit code."""
     from roadloop_agent.supervisor import die_with_parent
 
     fd, parent, variant, candidate_dir, incumbent_dir, providers, key = arguments
     die_with_parent(int(parent))
-    os.nice(NICE)
+    give_way()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor ends its children
     names = tuple(providers.split(","))
 

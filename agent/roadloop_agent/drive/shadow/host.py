@@ -28,8 +28,8 @@ from roadloop_models.errors import FailedError, LatencyError, MessageError
 
 _LOG = logging.getLogger(__name__)
 LOAD_TIMEOUT_S = 60.0
-ANSWER_TIMEOUT_S = 10.0
-"""Both models for one frame, at the lowest priority: one that needs longer hangs."""
+ANSWER_TIMEOUT_S = 30.0
+"""Both models for one frame, at the lowest priority on a busy machine: one that needs longer hangs."""
 TRIES = 20
 """So many frames are tried before a candidate that fails on more than half of them is given up."""
 STARTS = 3
