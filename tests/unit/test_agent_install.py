@@ -66,7 +66,13 @@ def test_everything_is_laid_and_nothing_else(tmp_path: Path, folder: Path) -> No
     lay(root, folder)
     laid = {f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_file()}
     copied = ["vehicle.toml", "profile.toml", "identity/ca.crt", "identity/vehicle.crt", "identity/vehicle.key"]
-    copied += ["identity/sealing.key", "releases.json", f"releases/{'a' * 64}/manifest.json", "trust/root.json", "trust/metadata/targets.json"]
+    copied += [
+        "identity/sealing.key",
+        "releases.json",
+        f"releases/{'a' * 64}/manifest.json",
+        "trust/root.json",
+        "trust/metadata/targets.json",
+    ]
     copied += ["frames/one.png"]
     assert laid == {str(UNIT), str(SYSUSERS), str(TMPFILES), *(str(DIRECTORY / name) for name in copied)}
     assert (root / "var/lib/roadloop").stat().st_mode & 0o777 == 0o700
