@@ -39,7 +39,6 @@ WORKERS = 96
 """How many twins of a process download at a time: they wait most of the time."""
 CONNECTORS = 8
 """How many twins of a process connect at a time."""
-TICK_S = 1.0
 
 
 def build_fleet(folders: Sequence[Path], scenario: Scenario, memory: Path) -> TwinFleet:
@@ -105,7 +104,7 @@ def _build(
         Facts,
         selftest=_selftest(twin.fate),
         read_images=images.read,
-        tick_s=TICK_S,
+        tick_s=twin.fate.rates.tick_s,
     )
     link = Link(
         vehicle=config.vehicle_id,

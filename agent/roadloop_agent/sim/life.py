@@ -15,11 +15,14 @@ from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.sim.drive import TwinDrive
 from roadloop_agent.sim.loop import Loop
 from roadloop_agent.sim.mqtt import TwinMqtt
+from roadloop_agent.sim.scenario import Rates
 from roadloop_agent.sim.spool import MemorySpool
 from roadloop_agent.update.service import UpdateService
 from roadloop_models.contract.messages import ReportedSlot
 
 _LEAST_WAIT_S = 0.02
+_IDLE_S = 0.99
+"""A session that is not to be polled for so long has nothing to do."""
 
 
 class WakingQueue(queue.SimpleQueue[Event]):
@@ -75,6 +78,7 @@ class Life:
         self._settled = False
         self._woken = False
         self._working = False
+        self._tick_s = 1.0
         self._due_s: float | None = None
         parts.events.wake = self._wake
 
@@ -88,8 +92,9 @@ class Life:
         """Whether the cloud has committed everything."""
         return not self.parts.spool.stats().pending_batches
 
-    def begin(self, health_every_s: float, phase: float) -> None:
+    def begin(self, rates: Rates, phase: float) -> None:
         """Start. `phase` in [0, 1): when in the first period drive speaks first."""
+        health_every_s, self._tick_s = rates.health_every_s, rates.tick_s
         self.parts.drive.start()
         self._turn()
         self._loop.after(health_every_s * phase, lambda: self._tell(health_every_s, health_every_s * phase))
@@ -145,7 +150,8 @@ class Life:
     def _plan(self) -> None:
         """Turn again when time alone asks for it."""
         now_s = self._loop.clock()
-        due_s = now_s + max(_LEAST_WAIT_S, self.parts.session.next_poll_s(now_s))
+        wait_s = self.parts.session.next_poll_s(now_s)
+        due_s = now_s + (self._tick_s if wait_s >= _IDLE_S else max(_LEAST_WAIT_S, wait_s))
         if self._due_s is None or due_s < self._due_s - _LEAST_WAIT_S:
             self._due_s = due_s
             self._loop.at(due_s, lambda: self._poll(due_s))

@@ -43,6 +43,8 @@ class Rates(_Table, frozen=True, kw_only=True):
     decisions_per_s: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
     batch_samples: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
     batch_age_s: Seconds = 10.0
+    tick_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+    """How often a twin that nothing happens to looks at the time."""
     start_within_s: Moment = 0.0
     """Twins start at an even pace within this time."""
 

@@ -126,7 +126,7 @@ class Twin:
     def _begin(self, life: Life) -> None:
         self.life = life
         self.starts += 1
-        life.begin(self.fate.rates.health_every_s, self.chance())
+        life.begin(self.fate.rates, self.chance())
         if self._settled:
             self.settle()
 

@@ -29,7 +29,8 @@ from roadloop_models.contract.messages import Desired, FetchRequest, Policy, Rep
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
 _TICK_REST = 4.0
-"""After a tick come so many times as long without one, whatever is heard: a large fleet would make it tick on end."""
+"""After a tick come at least so many times as long without one: what looks at a large fleet must leave time to hear
+it."""
 _PACE_KEPT_S = 10.0
 FILTERS = tuple(channel.subscription() for channel in (channels.STATUS, channels.REPORTED, channels.FETCH))
 
@@ -96,7 +97,7 @@ class FleetService:
         self._inbox = _Inbox()
         self._sending: deque[Publication] = deque()
         self._publishing: dict[str, tuple[int, Publication]] = {}
-        self._tick_due_s = self._tick_least_s = self._renew_due_s = clock()
+        self._tick_due_s = self._renew_due_s = clock()
         self._forget_published = False
 
     def run(self, stop: Event) -> None:
@@ -108,14 +109,13 @@ class FleetService:
         """One turn: what was heard, what is due, what may be sent."""
         self._hear()
         try:
-            heard = self._commit_inbox()
+            self._commit_inbox()
             begin_s = self._clock()
-            if begin_s >= (self._tick_least_s if heard else self._tick_due_s):
+            if begin_s >= self._tick_due_s:
                 self._rollouts.tick()
                 self._publish_desired()
                 end_s = self._clock()
-                self._tick_due_s = end_s + self._timing.tick_s
-                self._tick_least_s = end_s + min(_TICK_REST * (end_s - begin_s), self._timing.tick_s)
+                self._tick_due_s = end_s + max(self._timing.tick_s, _TICK_REST * (end_s - begin_s))
         except (OperationalError, InterfaceError):
             _log.exception("the database does not answer; trying again")
             stop.wait(self._timing.retry_s)
@@ -175,11 +175,11 @@ class FleetService:
             _log.warning("refused %.256s (%d bytes): %s", received.topic, len(received.payload), error)
         self._inbox.received.append(received)
 
-    def _commit_inbox(self) -> bool:
-        """Write what was heard, then acknowledge it; returns whether there was anything."""
+    def _commit_inbox(self) -> None:
+        """Write what was heard, then acknowledge it."""
         inbox = self._inbox
         if not inbox.received:
-            return False
+            return
         try:
             self._record(inbox.statuses, inbox.reports)
         except (OperationalError, InterfaceError):
@@ -191,7 +191,6 @@ class FleetService:
         self._catch_up(inbox.reports)
         for received in inbox.received:
             self._transport.acknowledge(received)
-        return True
 
     def _catch_up(self, reports: Mapping[str, Reported]) -> None:
         for vehicle, report in reports.items():
