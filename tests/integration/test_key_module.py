@@ -60,7 +60,7 @@ def test_a_module_signs_a_release_that_vehicles_believe(rig: KeyRig, token: str)
     rig.ceremonies.rotate(TASK, rig.registry.offline.refer(TASK, f"hsm:1?label={token}"))
     vehicle.finds(rig.publish(TASK))
     files = [path.name for path in rig.registry.offline.directory.glob(f"{TASK}*")]
-    assert len(files) == 1 and files[0].endswith(".json"), "no private key is in the folder"
+    assert len(files) == 1 and files[0].endswith(".uri"), "no private key is in the folder"
 
 
 def test_a_module_is_part_of_a_ceremony_elsewhere(rig: KeyRig, token: str, tmp_path: Path) -> None:

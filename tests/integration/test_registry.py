@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from roadloop_agent.update import fetch
+from roadloop_cloud.registry import repository as repository_module
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.registry.repository import ImageRepository, NewTarget
 from roadloop_models.bundle import Bundle
@@ -118,6 +120,20 @@ def test_a_target_never_changes(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"two")
     with pytest.raises(ConflictError, match="t/1/a"):
         registry.repository.publish([NewTarget("t/1/a", tmp_path / "a")], *signers)
+
+
+def test_metadata_that_no_vehicle_would_read_is_not_signed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repository_module.MAX_METADATA_BYTES == fetch.MAX_METADATA_BYTES, "cloud and vehicle mean the same"
+    first = published(registry, tmp_path, "v1")
+    before = registry.repository.status()
+    enough = (registry.root / "repository" / "metadata" / f"1.{TASK}.json").stat().st_size
+    monkeypatch.setattr(repository_module, "MAX_METADATA_BYTES", enough)
+    with pytest.raises(ConflictError, match=f"{TASK}: its metadata would have [0-9]+ bytes, vehicles read {enough}"):
+        published(registry, tmp_path, "v2")
+    assert registry.repository.status() == before
+    assert registry.releases.list() == [first]
 
 
 def test_online_metadata_is_renewed_before_it_expires(registry: Registry, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ to publish, in a security module, or on a machine that has no network. Snapshot 
 and are signed by the running service.
 
 A folder holds `<role>.pem` (PKCS #8, mode 0600), or `<role>@<8 digits of the key's id>.pem` where the key came later,
-or the same with `.json`: where a key lies that is kept elsewhere (a URI in the manner of securesystemslib, such as
+or the same with `.uri`: where a key lies that is kept elsewhere (a URI in the manner of securesystemslib, such as
 `hsm:2?label=fleet` or `file2:/media/stick/root.pem`) and its public part.
 """
 
@@ -84,7 +84,7 @@ class KeyFolder:
         if key.keyid in self.names():
             raise ConflictError(f"{self.directory}: holds key {key.keyid[:SHORT_ID]} already")
         content = msgspec.json.format(msgspec.json.encode(_Elsewhere(uri, key.keyid, key.to_dict()))) + b"\n"
-        self._write(f"{role}@{key.keyid[:SHORT_ID]}.json", content)
+        self._write(f"{role}@{key.keyid[:SHORT_ID]}.uri", content)
         return PublicKey(role, key.keyid, key.to_dict())
 
     def retire(self, keyid: str) -> None:
@@ -114,7 +114,7 @@ class KeyFolder:
 
     def _files(self) -> Iterator[Path]:
         for path in sorted(self.directory.glob("*")) if self.directory.is_dir() else ():
-            if path.suffix in (".pem", ".json") and not path.name.startswith("."):
+            if path.suffix in (".pem", ".uri") and not path.name.startswith("."):
                 yield path
 
     def _write(self, name: str, content: bytes) -> None:
@@ -128,7 +128,7 @@ class KeyFolder:
             raise ConfigError(
                 f"{path}: {error.strerror or error}; the {role_of(path.stem)} key is needed: put its folder in place"
             ) from error
-        if path.suffix == ".json":
+        if path.suffix == ".uri":
             return self._load_elsewhere(path, content)
         try:
             return CryptoSigner(load_pem_private_key(content, password=None))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.serialization.json import JSONSerializer
 
 from roadloop_cloud.files import copy_atomic, locked, write_atomic
 from roadloop_cloud.registry.change import Change, Offline, Published, sign_metadata
@@ -40,9 +41,12 @@ LIFETIMES = {
     TIMESTAMP: timedelta(days=1),
 }
 """Of tasks' roles: that of targets."""
+MAX_METADATA_BYTES = 512 * 1024
+"""Of one file: as much as vehicles read."""
 RENEW_AT = 0.5
 """Share of its life after which metadata is signed anew: vehicles that were offline for the other half keep working."""
 
+_COMPACT = JSONSerializer(compact=True)
 SignedT = TypeVar("SignedT", Root, Targets, Snapshot, Timestamp)
 
 
@@ -189,8 +193,8 @@ class ImageRepository:
             TIMESTAMP: self._timestamp(),
             **{task: published.tasks[task] for task in tasks},
         }
-        files = {f"metadata/{role}.json": metadata.to_bytes() for role, metadata in current.items()}
-        return {"root.json": self._read("1.root.json", Root).to_bytes(), **files}
+        files = {f"metadata/{role}.json": metadata.to_bytes(_COMPACT) for role, metadata in current.items()}
+        return {"root.json": self._read("1.root.json", Root).to_bytes(_COMPACT), **files}
 
     def status(self) -> list[RoleStatus]:
         """Version, expiry and keys of every role. Raises TrustError where metadata is missing or malformed."""
@@ -239,6 +243,7 @@ class ImageRepository:
     def _sign_and_write(self, change: Change, offline: Mapping[str, Signer], online: Mapping[str, Signer]) -> None:
         change.sign(offline.values())
         change.require_signed()
+        _check_sizes(change)
         versions = self._snapshot().signed.version + 1, self._timestamp().signed.version + 1
         self._write_all(change, online, *versions)
 
@@ -280,7 +285,7 @@ class ImageRepository:
     def _write(self, metadata: Metadata[Any], role: str | None = None) -> None:
         signed = metadata.signed
         name = "timestamp.json" if signed.type == TIMESTAMP else f"{signed.version}.{role or signed.type}.json"
-        write_atomic(self._metadata / name, metadata.to_bytes())
+        write_atomic(self._metadata / name, metadata.to_bytes(_COMPACT))
 
     def _published(self) -> Published:
         meta = self._snapshot().signed.meta
@@ -329,6 +334,16 @@ def _key_of(task: str, offline: Mapping[str, Signer]) -> Key:
         f"task {task}: has no role yet, and no offline key of that name is here to give it one: put the folder with "
         f"the offline keys in place, or use 'roadloop keys delegate {task} --public FILE --request FILE'"
     )
+
+
+def _check_sizes(change: Change) -> None:
+    for role, metadata in change.changed.items():
+        size_bytes = len(metadata.to_bytes(_COMPACT))
+        if size_bytes > MAX_METADATA_BYTES:
+            raise ConflictError(
+                f"{role}: its metadata would have {size_bytes} bytes, vehicles read {MAX_METADATA_BYTES}: nothing more "
+                "can be released under that name"
+            )
 
 
 def _root_of(metadata: Offline) -> Metadata[Root]:
