@@ -24,6 +24,7 @@ from unittest import mock
 from roadloop_agent.update.state import Ended
 from roadloop_models.errors import RoadloopError
 from tests.fakes import provisioned, provisioned_pair
+from tests.fakes.director_life import Asking, Step
 from tests.fakes.injection import failing_at, flip_bit, hooked, killed_at, torn_at
 
 MOST_CALLS = 2000
@@ -56,7 +57,10 @@ class Life(Protocol):
     """One vehicle's life in a folder of its own."""
 
     state: Path
-    reached: Reached
+
+    @property
+    def reached(self) -> Reached | Step:
+        """How far it has got."""
 
     def live(self) -> None:
         """Two updates."""
@@ -130,8 +134,9 @@ class Together:
         assert provisioned_pair.start(store) == 3
 
 
-Kind = type[Single] | type[Together]
+Kind = type[Single] | type[Together] | type[Asking]
 KINDS: dict[str, Kind] = {"one slot": Single, "two slots together": Together}
+DIRECTOR: dict[str, Kind] = {"director's client": Asking}
 
 
 @dataclass(frozen=True)
@@ -292,7 +297,7 @@ def main() -> int:
     """Try everything and print how much that was; the first point that does not hold is an error."""
     logging.disable(logging.CRITICAL)  # every fault is noted; here they are made
     sys.stdout.write(f"{'what happens':36}{'to':24}{'points':>8}{'broken':>8}\n")
-    for kind_name, kind in KINDS.items():
+    for kind_name, kind in {**KINDS, **DIRECTOR}.items():
         for name, trial in TRIALS.items():
             with tempfile.TemporaryDirectory() as folder, mock.patch.object(os, "fsync", os.fstat):
                 points = trial(Bench.made(kind, Path(folder)), 1)

@@ -12,6 +12,9 @@ import pytest
 
 from roadloop_agent.update.refused import MetadataError
 from roadloop_models.errors import RetryLaterError
+from tests import crash_points
+from tests.crash_points import Bench
+from tests.fakes.director_life import Asking
 from tests.fakes.injection import hooked, killed_at
 from tests.fakes.repository import VAN, utc_now
 from tests.fakes.staged_vehicle import StagedVehicle
@@ -165,3 +168,11 @@ def test_one_of_the_files_is_lost(told: Told, name: str, damage: str, monkeypatc
     else:
         path.write_bytes(b"")
     told.remembers()
+
+
+@pytest.mark.slow
+def test_power_loss_forgets_nothing_that_was_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # here the disk is waited for
+    if (reason := crash_points.no_loop_disk()) is not None:
+        pytest.skip(reason)
+    assert crash_points.power_cuts(Bench.made(Asking, tmp_path), 5) > 10
