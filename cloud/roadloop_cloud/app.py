@@ -330,7 +330,7 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
     client = app.mqtt_client(FLEET_PROCESS)
     pace = pace_of(app.database, app.workspace.config.fetch.bytes_per_s)
     files = DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository))
-    blocks = BlockServer(files, pace)
+    blocks = BlockServer(files, pace, app.workspace.config.fetch.together_bytes_per_s)
     service = FleetService(
         client, app.database, app.rollouts, blocks, app.releases.renew_online, director=app.directors
     )

@@ -57,9 +57,12 @@ class RolloutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FetchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How fast the block server sends a file to one vehicle."""
+    """How fast files go out."""
 
     bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] = 4 * 1024 * 1024
+    """To one vehicle."""
+    together_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
+    """To all who hear one block at once: so much leaves the broker."""
 
 
 class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

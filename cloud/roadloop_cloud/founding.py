@@ -117,6 +117,7 @@ tasks = {json.dumps(list(config.sealing.tasks))}
 
 [fetch]
 bytes_per_s = {config.fetch.bytes_per_s}
+together_bytes_per_s = {config.fetch.together_bytes_per_s}
 
 [files]
 # Files by HTTPS as well, at this port under the broker's names; vehicles that are added from then on know of it.
