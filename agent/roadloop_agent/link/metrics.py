@@ -205,6 +205,19 @@ def _link(status: Mapping[str, Any]) -> Iterator[Family]:
         ("roadloop_spool_lost_samples", "lost_samples", "Samples declared lost that the cloud has not accounted for."),
     ):
         yield Family(name, "gauge", text, [Sample({}, spool[key])])
+    files = status["files"]
+    yield Family(
+        "roadloop_files_total",
+        "counter",
+        "Files of releases that were fetched.",
+        [Sample({"transport": name}, files[f"{name}_files"]) for name in ("https", "mqtt") if files],
+    )
+    yield Family(
+        "roadloop_https_failures_total",
+        "counter",
+        "Files that HTTPS did not bring, and MQTT did.",
+        [Sample({}, files["https_failures"])] if files else [],
+    )
     yield Family(
         "roadloop_update_state",
         "gauge",
