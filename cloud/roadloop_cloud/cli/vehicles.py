@@ -180,7 +180,9 @@ def _slot_line(name: str, slot: dict[str, Any]) -> str:
     error = slot.get("error")
     reason = f": {error['code']}" if error else ""
     trouble = f"; in trouble: {slot['trouble']['detail']}" if slot.get("trouble") else ""
-    return f"{name}: {version} on {slot.get('runtime')}-{slot.get('precision')}{state}{reason}{trouble}"
+    shadow = slot.get("shadow")
+    beside = f"; in its shadow {shadow['ref']['version']}, {shadow['state']}" if shadow else ""
+    return f"{name}: {version} on {slot.get('runtime')}-{slot.get('precision')}{state}{reason}{trouble}{beside}"
 
 
 def _as_json(row: "Vehicle") -> dict[str, Any]:
