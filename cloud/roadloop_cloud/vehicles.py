@@ -77,13 +77,14 @@ class Vehicles:
             if vehicle_id.startswith(CLOUD_PREFIX):
                 raise BadInputError(f"vehicle id {vehicle_id!r}: '{CLOUD_PREFIX}…' names the cloud's own processes")
         releases = {slot: self._initial_release(task) for slot, task in profile.tasks.items()}
+        trust = self._trust_files({release.ref.task for release in releases.values()})
         with self._database.transaction() as session:
             for vehicle_id in outputs:
                 if session.get(Vehicle, vehicle_id) is not None:
                     raise ConflictError(f"vehicle {vehicle_id} exists already")
             # Inside the transaction: no folder, no vehicle.
             return [
-                self._add_one(session, vehicle_id, output, profile=profile, tags=tags, releases=releases)
+                self._add_one(session, vehicle_id, output, profile=profile, tags=tags, releases=releases, trust=trust)
                 for vehicle_id, output in outputs.items()
             ]
 
@@ -96,6 +97,7 @@ class Vehicles:
         profile: Profile,
         tags: Sequence[str],
         releases: Mapping[str, InitialRelease],
+        trust: Mapping[str, bytes],
     ) -> Vehicle:
         private_key, public_key = new_key_pair()
         row = Vehicle(
@@ -116,7 +118,20 @@ class Vehicles:
             for release in releases.values()
             if (wrapped := self._wrapped_key(public_key, release.ref)) is not None
         }
-        write_provisioning(output, self._provisioning(vehicle_id, profile, releases, private_key, content_keys))
+        provisioning = Provisioning(
+            vehicle=vehicle_id,
+            broker_host=self._broker.host,
+            broker_port=self._broker.port,
+            files_url=self._files_url,
+            profile=profile,
+            identity=self._authority.issue_client(vehicle_id),
+            authority=self._authority.certificate_path.read_bytes(),
+            sealing_key=private_key,
+            content_keys=content_keys,
+            trust=trust,
+            releases=releases,
+        )
+        write_provisioning(output, provisioning)
         return row
 
     def list(self, tag: str | None = None) -> Sequence[Vehicle]:
@@ -142,28 +157,6 @@ class Vehicles:
                 raise NotFoundError(f"no vehicle {vehicle_id}; 'roadloop vehicles list' shows those there are")
             row.tags = sorted((set(row.tags) | added) - removed)
         return row
-
-    def _provisioning(
-        self,
-        vehicle_id: str,
-        profile: Profile,
-        releases: Mapping[str, InitialRelease],
-        sealing_key: bytes,
-        content_keys: dict[str, bytes],
-    ) -> Provisioning:
-        return Provisioning(
-            vehicle=vehicle_id,
-            broker_host=self._broker.host,
-            broker_port=self._broker.port,
-            files_url=self._files_url,
-            profile=profile,
-            identity=self._authority.issue_client(vehicle_id),
-            authority=self._authority.certificate_path.read_bytes(),
-            sealing_key=sealing_key,
-            content_keys=content_keys,
-            trust=self._trust_files({release.ref.task for release in releases.values()}),
-            releases=releases,
-        )
 
 
 def _tags(tags: Iterable[str]) -> list[str]:
