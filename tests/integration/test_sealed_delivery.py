@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from roadloop_agent.drive.pipeline import load_model
+from roadloop_agent.drive.shadow.host import spawner
+from roadloop_agent.drive.shadow.wire import Failed, Ready, receive_answer
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.selftest import Check, SubprocessSelfTest
 from roadloop_agent.update.state import Trial
@@ -19,6 +21,7 @@ from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.registry.sealing import SealedReleases
 from roadloop_cloud.vehicles import Vehicles
 from roadloop_models.bundle import Bundle
+from roadloop_models.bundle.manifest import CPU_PROVIDERS
 from roadloop_models.contract.messages import FileBlock, Policy, ReleaseRef
 from roadloop_models.errors import BundleError, ConflictError
 from roadloop_models.sealed import KEY_FILE, FileKeyStore, new_key_pair
@@ -167,6 +170,23 @@ def test_without_keys_a_sealed_release_says_that_it_is_one(tmp_path: Path) -> No
     staged = vehicle.fetch()
     with pytest.raises(BundleError, match="is sealed, and opens only on a vehicle of its fleet"):
         load_model(staged, VARIANT, vehicle.third)
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_sealed_candidate_runs_in_the_shadow_with_its_own_key_alone(tmp_path: Path, mine: bool) -> None:
+    vehicle = SealedVehicle(tmp_path)
+    if not mine:
+        vehicle.repository.director.wrapped_keys = lambda _, ref: vehicle.sealing.wrapped_keys(OTHER, ref)
+    spawn = spawner(VARIANT, CPU_PROVIDERS, vehicle.key_path)
+    process, sock = spawn(vehicle.installed(), vehicle.model.directory)
+    with sock:
+        sock.settimeout(60)
+        answer = receive_answer(sock)
+    process.wait()
+    if mine:
+        assert isinstance(answer, Ready)
+    else:
+        assert isinstance(answer, Failed) and "was not wrapped for" in answer.detail
 
 
 # The content key on its way and on disk.
