@@ -213,6 +213,7 @@ STATUS = {
         "committed_batches": 1,
         "lost_samples": 9,
     },
+    "files": {"mqtt_files": 4, "https_files": 2, "https_failures": 1, "last_failure": "503"},
     "slots": {"sign": {"state": "trial"}},
 }
 
@@ -245,6 +246,7 @@ def test_counts_add_up_and_the_text_is_sound() -> None:
     assert value("roadloop_connected") == 1
     assert value("roadloop_spool_pending_samples") == 150
     assert value("roadloop_spool_lost_samples") == 9
+    assert value("roadloop_files_total", 'transport="mqtt"') == 4 and value("roadloop_https_failures_total") == 1
     states = families["roadloop_update_state"][1]
     assert [labels for labels, on in states.items() if on] == ['roadloop_update_state{slot="sign",state="trial"}']
     assert len(states) == len(get_args(UpdateState))

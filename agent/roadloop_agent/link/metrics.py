@@ -205,19 +205,8 @@ def _link(status: Mapping[str, Any]) -> Iterator[Family]:
         ("roadloop_spool_lost_samples", "lost_samples", "Samples declared lost that the cloud has not accounted for."),
     ):
         yield Family(name, "gauge", text, [Sample({}, spool[key])])
-    files = status["files"]
-    yield Family(
-        "roadloop_files_total",
-        "counter",
-        "Files of releases that were fetched.",
-        [Sample({"transport": name}, files[f"{name}_files"]) for name in ("https", "mqtt") if files],
-    )
-    yield Family(
-        "roadloop_https_failures_total",
-        "counter",
-        "Files that HTTPS did not bring, and MQTT did.",
-        [Sample({}, files["https_failures"])] if files else [],
-    )
+    if files := status["files"]:
+        yield from _files(files)
     yield Family(
         "roadloop_update_state",
         "gauge",
@@ -228,6 +217,13 @@ def _link(status: Mapping[str, Any]) -> Iterator[Family]:
             for state in get_args(UpdateState)
         ],
     )
+
+
+def _files(files: Mapping[str, Any]) -> Iterator[Family]:
+    counts = [Sample({"transport": name}, files[f"{name}_files"]) for name in ("https", "mqtt")]
+    yield Family("roadloop_files_total", "counter", "Files of releases that were fetched.", counts)
+    failures = [Sample({}, files["https_failures"])]
+    yield Family("roadloop_https_failures_total", "counter", "Files that HTTPS did not bring, and MQTT did.", failures)
 
 
 def _number(value: float) -> str:
