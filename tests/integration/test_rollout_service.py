@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,12 +19,20 @@ from roadloop_cloud.fleet import desired
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.rollout.approvals import APPROVAL
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
-from roadloop_cloud.rollout.spec import spec_sha256
+from roadloop_cloud.rollout.spec import ShadowSpec, spec_sha256
 from roadloop_cloud.rollout.statements import Operators, Signatory
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import DesiredState, RolloutApproval, RolloutClaim, RolloutMember, RolloutRow
 from roadloop_cloud.store.ingest_tables import Vehicle
-from roadloop_models.contract.messages import ErrorInfo, Policy, ReleaseRef, Reported, ReportedSlot, UpdateState
+from roadloop_models.contract.messages import (
+    ErrorInfo,
+    Policy,
+    ReleaseRef,
+    Reported,
+    ReportedSlot,
+    ShadowReport,
+    UpdateState,
+)
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, NotFoundError, TrustError
 from tests.fakes.opaque_bundles import TASK, opaque_bundle
 from tests.fakes.registry import Registry
@@ -79,6 +90,7 @@ class Fleet:
         desired_version: int = 0,
         runtime: str = "onnx",
         speed: int = 1,
+        shadow: ShadowReport | None = None,
     ) -> None:
         error = ErrorInfo(code="trust-refused", detail="hash") if state in ("refused", "rolled-back") else None
         slot = ReportedSlot(
@@ -89,6 +101,7 @@ class Fleet:
             state=state,
             target=None if target is None else self.ref(target),
             error=error,
+            shadow=shadow,
         )
         other = ReportedSlot(task=SPEED, running=self.ref(speed, SPEED), runtime="onnx", precision="int8", state="idle")
         report = Reported(
@@ -585,6 +598,45 @@ def story_of_an_abort(fleet: Fleet, act: Callable[[Callable[[], object]], None])
         fleet.now_s += 6.0
 
 
+def story_of_a_shadow(fleet: Fleet, act: Callable[[Callable[[], object]], None]) -> None:
+    """Two waves that a person approves, each of which runs it in the shadow until the test decides."""
+    who = ["ann", "bob"]
+    keys = {name: Signatory(name, Ed25519PrivateKey.generate()) for name in who}
+    for name in who:
+        pem = keys[name].public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (fleet.root / f"{name}.pub").write_bytes(pem)
+        fleet.operators.register(name, fleet.root / f"{name}.pub")
+    settings = Settings(waves=("2", "100%"), soak_s=0.0, approvals=1, shadow=ShadowSpec())
+    target = Target(tuple(f"v{number}" for number in range(4)))
+    create = partial(fleet.rollouts.create, TASK, 2, target, settings, author=keys["ann"])
+    act(lambda: None if fleet.rollouts.list() else create())
+    for wave in (1, 2):
+        act(fleet.step)
+        act(lambda wave=wave: fleet.rollouts.approve(1, keys["bob"], wave=wave))
+        for _ in range(3):
+            act(fleet.step)
+            for number in range(4):
+                compare_or_obey(fleet, f"v{number}")
+
+
+def compare_or_obey(fleet: Fleet, name: str) -> None:
+    with fleet.database.reading() as session:
+        row = session.get(DesiredState, name)
+    if row is not None and row.shadows:
+        report = ShadowReport(
+            ref=fleet.ref(2),
+            state="running",
+            frames=50_000,
+            disagreed=20,
+            confidence_frames=50_000,
+            latency_counts=(50_000,),
+            incumbent_latency_counts=(50_000,),
+        )
+        fleet.says(name, "idle", 1, shadow=report)
+    else:
+        obey(fleet, name, "idle")
+
+
 def obey(fleet: Fleet, name: str, how: UpdateState) -> None:
     wanted = fleet.wanted(name)
     if wanted is None:
@@ -595,7 +647,7 @@ def obey(fleet: Fleet, name: str, how: UpdateState) -> None:
         fleet.says(name, "idle", wanted[1])
 
 
-def outcome(fleet: Fleet) -> object:
+def outcome(fleet: Fleet) -> tuple[Any, ...]:
     view = fleet.rollouts.show(1)
     with fleet.database.reading() as session:
         claims = len(session.scalars(select(RolloutClaim)).all())
@@ -605,12 +657,12 @@ def outcome(fleet: Fleet) -> object:
     return view.state, view.wave, members, claims, previous, [fleet.wanted(name) for name in names]
 
 
-@pytest.mark.parametrize("story", [story_of_cohorts, story_of_an_abort])
+@pytest.mark.parametrize("story", [story_of_cohorts, story_of_an_abort, story_of_a_shadow])
 @pytest.mark.parametrize("after_commit", [False, True])
 def test_a_cloud_that_dies_in_any_transaction_goes_on_where_it_was(
     tmp_path: Path, workspace: Path, story: Callable[..., None], after_commit: bool
 ) -> None:
-    def play(at: int) -> tuple[object, int, bool]:
+    def play(at: int) -> tuple[tuple[Any, ...], int, bool]:
         root = tmp_path / f"{at}"
         shutil.copytree(workspace, root)
         fleet = Fleet(root)
@@ -639,6 +691,7 @@ def test_a_cloud_that_dies_in_any_transaction_goes_on_where_it_was(
         return made, transactions, died
 
     expected, transactions, _ = play(0)
+    assert story is not story_of_a_shadow or expected[0] == "succeeded"
     assert transactions >= 5
     for at in range(1, transactions + 1):
         made, _, died = play(at)

@@ -14,15 +14,16 @@ from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import ReleaseRef, Reported
 
 
-def candidates(session: Session, tasks: Collection[str], not_in: int | None = None) -> list[Candidate]:
-    """All vehicles by id; with `not_in` those that are no members of that rollout."""
+def candidates(session: Session, releases: Collection[tuple[str, int]], not_in: int | None = None) -> list[Candidate]:
+    """All vehicles by id, for these releases (task, number); with `not_in` without that rollout's members."""
+    tasks = {task for task, _ in releases}
     busy: dict[str, dict[str, int]] = {}
     claims = select(RolloutClaim.vehicle, RolloutClaim.task, RolloutClaim.rollout_id).where(
         RolloutClaim.task.in_(tasks)
     )
     for vehicle, task, rollout in session.execute(claims):
         busy.setdefault(vehicle, {})[task] = rollout
-    failed = _failures(session, tasks)
+    failed = _failures(session, releases)
     return [
         Candidate(
             vehicle=row.id,
@@ -51,19 +52,18 @@ def _query(not_in: int | None) -> Select[Vehicle, dict[str, Any]]:
     return query.order_by(Vehicle.id)
 
 
-def _failures(session: Session, tasks: Collection[str]) -> dict[str, dict[tuple[str, int], str]]:
+def _failures(session: Session, releases: Collection[tuple[str, int]]) -> dict[str, dict[tuple[str, int], str]]:
     """Vehicle -> (task, release) -> the error with which an earlier rollout failed there by the vehicle's own word."""
-    query = (
-        select(RolloutMember.vehicle, RolloutMember.error, RolloutRow.spec)
-        .join(RolloutRow, RolloutRow.id == RolloutMember.rollout_id)
-        .where(RolloutMember.state == "failed")
-    )
     found: dict[str, dict[tuple[str, int], str]] = {}
-    for vehicle, error, spec in session.execute(query):
-        code = (error or {}).get("code", "failed")
-        if code == TIMED_OUT:
+    for rollout_id, spec in session.execute(select(RolloutRow.id, RolloutRow.spec)):
+        mine = {(ref["task"], ref["release"]) for ref in (spec["release"], *spec.get("also", ()))} & set(releases)
+        if not mine:
             continue
-        for ref in (spec["release"], *spec.get("also", ())):
-            if ref["task"] in tasks:
-                found.setdefault(vehicle, {})[(ref["task"], ref["release"])] = code
+        query = select(RolloutMember.vehicle, RolloutMember.error).where(
+            RolloutMember.rollout_id == rollout_id, RolloutMember.state == "failed"
+        )
+        for vehicle, error in session.execute(query):
+            code = (error or {}).get("code", "failed")
+            if code != TIMED_OUT:
+                found.setdefault(vehicle, {}).update(dict.fromkeys(mine, code))
     return found

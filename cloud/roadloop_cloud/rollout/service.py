@@ -30,7 +30,7 @@ from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
 
 __all__ = ["MemberView", "RolloutView", "Rollouts", "Settings", "Target"]
 
-JOIN_EVERY_S = 15.0
+JOIN_EVERY_S = 60.0
 """How often vehicles are looked for that match a rollout only now."""
 
 
@@ -199,10 +199,12 @@ class Rollouts:
         with self._database.reading() as session:
             row = rows.get(session, rollout_id)
             spec = rows.spec_of(row)
-            if not spec.late_joiners or row.state != "running":
+            meant = spec.target.everyone or spec.target.tags or spec.target.hardware
+            if not spec.late_joiners or row.state != "running" or not meant:
                 return
-            requirements = self._required([(ref.task, ref.release) for ref in spec.releases])
-            others = candidates(session, spec.tasks, not_in=rollout_id)
+            releases = [(ref.task, ref.release) for ref in spec.releases]
+            requirements = self._required(releases)
+            others = candidates(session, releases, not_in=rollout_id)
             suffering = {member.cohort for member in self._load(session, row).members if member.taken_back}
         target = msgspec.structs.replace(spec.target, vehicles=(), share=1.0)
         salt = _salt(spec)
@@ -281,7 +283,7 @@ class Rollouts:
         self, session: Session, requirements: tuple[Requirement, ...], target: Target, settings: Settings
     ) -> Prepared:
         tasks = [one.ref.task for one in requirements]
-        known = candidates(session, tasks)
+        known = candidates(session, [(one.ref.task, one.ref.release) for one in requirements])
         unknown = sorted(set(target.vehicles) - {one.vehicle for one in known})
         if unknown:
             raise NotFoundError(f"no vehicle {', '.join(unknown)}; 'roadloop vehicles list' shows those there are")
