@@ -181,3 +181,36 @@ def test_a_pace_lets_through_what_it_says() -> None:
 
 def test_gathering_takes_a_moment_only() -> None:
     assert GATHER_S <= 1.0, "the second vehicle of a fleet should not notice"
+
+
+def test_a_slow_fleet_waits_no_longer_than_its_patience() -> None:
+    gathering, times = Gathering(FAST), []
+    for step in range(3000):
+        now_s = step / 10
+        for vehicle in ("v1", "v2"):
+            gathering.join(f"{vehicle}-{step}", 1024.0, FILE, 0, now_s)
+        while gathering.take(now_s) is not None:
+            times.append(now_s)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(gaps) <= 64.1, "a block at 1 KiB/s takes 64 s; nothing is added to that"
+
+
+def test_vehicles_that_come_over_a_minute_take_a_small_share_of_the_sendings() -> None:
+    blocks = server(pace=4 << 20, together=64.0 * (1 << 20))
+    missing = {f"v{index}": set(range(BLOCKS)) for index in range(100)}
+    rng, count, now_s = random.Random(3), 0, 0.0
+    due_s = {vehicle: rng.random() * 60 for vehicle in missing}
+    listening: set[str] = set()
+    while any(missing.values()):
+        for vehicle, numbers in missing.items():
+            if numbers and now_s >= due_s[vehicle]:
+                due_s[vehicle] = now_s + 4.0
+                listening.add(vehicle)
+                ranges = tuple((n, n) for n in sorted(numbers))
+                blocks.request(vehicle, FetchRequest(path=FILE.path, blocks=ranges, listening=True), now_s)
+        for block in sent(blocks, now_s):
+            count += 1
+            for vehicle in listening if block.vehicle == FLEET else [block.vehicle]:
+                missing[vehicle].discard(block.n)
+        now_s += 0.02
+    assert count / 100 / BLOCKS < 0.2

@@ -15,6 +15,8 @@ from roadloop_models.contract.channels import BLOCK_BYTES
 
 GATHER_S = 0.5
 LONGEST_GATHER_S = 4.0
+PATIENCE_S = 30.0
+"""Vehicles give a file up of which no block came for a minute."""
 FRESH_S = 30.0
 """How long a block counts as sent not long ago."""
 MAX_WAITING_BLOCKS = 1024
@@ -122,7 +124,7 @@ class Gathering:
 def _next(content: _Content) -> tuple[float, int] | None:
     """(when it is due, number) of the block that is due first."""
     whole_s = content.file.size_bytes / content.pace.bytes_per_s
-    longest_s = max(LONGEST_GATHER_S, whole_s)  # nothing comes twice before everything came once
+    longest_s = min(max(LONGEST_GATHER_S, whole_s), PATIENCE_S)  # nothing comes twice before everything came once
     return min(
         (
             (max(block.since_s + GATHER_S, block.sent_s + min(GATHER_S * 2.0**block.sendings, longest_s)), n)
