@@ -24,14 +24,14 @@ from tests.fakes.twin_cloud import (
     produced_samples,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 BUSY = """
 [rates]
 health_every_s = 0.5
 batch_age_s = 1.0
 """
-LONG_S = 120.0
-FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=90.0, health_window_s=2.0, min_executed=5)
+LONG_S = 300.0
+FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=2.0, min_executed=5)
 EVERYBODY = Target(everyone=True)
 
 
