@@ -10,7 +10,8 @@ from pathlib import Path
 
 from roadloop_models.bundle.delta import PatchKind, apply_patch, make_patch
 
-MEMORY_BYTES = 3 << 30
+MEMORY_BYTES = 2 << 30
+"""Beside what the libraries have reserved when they were loaded, which on a large machine is much."""
 CPU_S = 300
 ORDER: tuple[PatchKind, ...] = ("sparse-zstd", "subtract-zstd", "patch-from", "bsdiff4")
 """The one that takes most memory last."""
@@ -18,7 +19,9 @@ ORDER: tuple[PatchKind, ...] = ("sparse-zstd", "subtract-zstd", "patch-from", "b
 
 def main(base_path: str, target_path: str, folder: str) -> None:
     """See the module."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    reserved_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit_bytes = reserved_bytes + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     base, target = Path(base_path).read_bytes(), Path(target_path).read_bytes()
     for kind in ORDER:
