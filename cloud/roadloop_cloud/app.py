@@ -141,13 +141,11 @@ class Application:
     @cached_property
     def directors(self) -> "Directors":
         """What each vehicle is told to run, signed for it alone."""
-        from roadloop_cloud.registry.director import DIRECTOR_ONLINE, Directors, ManifestSizes
-        from roadloop_cloud.registry.keys import KeyFolder
+        from roadloop_cloud.registry.director import Directors, ManifestSizes
 
-        online = KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE)
         return Directors(
             self.workspace.director,
-            online.signers,
+            self.online_keys.at_hand,
             ManifestSizes(self.workspace.repository),
             wrapped_keys=self.sealing.wrapped_keys,
         )
@@ -165,14 +163,10 @@ class Application:
     @cached_property
     def director_keys(self) -> "DirectorKeys":
         """What a person does with the director's keys."""
-        from roadloop_cloud.registry.director import DIRECTOR_OFFLINE, DIRECTOR_ONLINE
         from roadloop_cloud.registry.director_keys import DirectorKeys
-        from roadloop_cloud.registry.keys import KeyFolder
         from roadloop_cloud.store.database import now_utc
 
-        offline = KeyFolder(self.workspace.offline_keys, DIRECTOR_OFFLINE)
-        online = KeyFolder(self.workspace.online_keys, DIRECTOR_ONLINE)
-        return DirectorKeys(self.directors, offline, online, now_utc)
+        return DirectorKeys(self.directors, self.offline_keys, self.online_keys, now_utc)
 
     @cached_property
     def rollouts(self) -> "Rollouts":

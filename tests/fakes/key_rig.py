@@ -15,9 +15,8 @@ from roadloop_agent.update.trust import Trust, verify_provisioned
 from roadloop_agent.update.trusted_time import TrustedTime
 from roadloop_cloud.files import write_atomic
 from roadloop_cloud.registry.ceremonies import Ceremonies
-from roadloop_cloud.registry.director import DIRECTOR_OFFLINE, DIRECTOR_ONLINE, Directors
+from roadloop_cloud.registry.director import Directors
 from roadloop_cloud.registry.director_keys import DirectorKeys
-from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.contract.messages import ReleaseRef
@@ -41,8 +40,8 @@ class KeyRig:
         )
         self.director_keys = DirectorKeys(
             self.registry.directors,
-            KeyFolder(folder / "ws" / "keys" / "offline", DIRECTOR_OFFLINE),
-            KeyFolder(folder / "ws" / "keys" / "online", DIRECTOR_ONLINE),
+            self.registry.offline,
+            self.registry.online,
             lambda: datetime.now(UTC) + self.later,
         )
         self.versions = 0

@@ -87,7 +87,7 @@ class Registry:
             self.database, self.models, self.repository, self.offline, self.online, sealing=self.sealing
         )
         director_keys = KeyFolder(root / "keys" / "online", DIRECTOR_ONLINE)
-        self.directors = Directors(root / "director", director_keys.signers, ManifestSizes(root / "repository"))
+        self.directors = Directors(root / "director", director_keys.at_hand, ManifestSizes(root / "repository"))
 
     def create(self) -> "Registry":
         """An empty database, keys, and a signed repository without targets."""

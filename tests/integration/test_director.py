@@ -25,6 +25,7 @@ from roadloop_cloud.registry.director import (
     Directors,
     ManifestSizes,
 )
+from roadloop_cloud.registry.director_keys import DirectorKeys
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import Desired, ReleaseRef
@@ -234,11 +235,11 @@ def test_new_online_keys_take_effect_with_a_new_root_in_every_process(cloud: Clo
     cloud.assign("van-1", 5)
     vehicle = cloud.vehicle("van-1")
     vehicle.refresh()
-    for role in DIRECTOR_ONLINE:
-        (cloud.online.directory / f"{role}.pem").unlink()
-    cloud.online.create()
-    other = Directors(cloud.root / "director", cloud.online.signers, lambda ref: 1, now=lambda: cloud.now)
-    assert other.renew_root(cloud.offline.signers()) == 2
+    other = Directors(cloud.root / "director", cloud.online.at_hand, lambda ref: 1, now=lambda: cloud.now)
+    keys = DirectorKeys(other, cloud.offline, cloud.online, lambda: cloud.now)
+    for role in ("targets", "snapshot", "timestamp"):
+        keys.rotate(role, None)
+    assert cloud.directors.root().version == 4
     assert vehicle.refresh().counter == 5
     (assigned,) = cloud.directors.root().roles["targets"].keyids
     assert assigned in {signer.public_key.keyid for signer in cloud.online.signers().values()}
@@ -251,7 +252,7 @@ def test_a_key_that_is_not_there_is_named(cloud: Cloud) -> None:
     with pytest.raises(ConfigError, match="names a director-targets key that is not among the online keys"):
         cloud.assign("van-1", 1)
     with pytest.raises(ConfigError, match="no director-root key"):
-        cloud.directors.renew_root({})
+        Directors(cloud.root / "another", cloud.online.signers, lambda ref: 1).create({})
 
 
 def test_a_release_that_the_image_repository_lacks_is_left_out(cloud: Cloud) -> None:

@@ -4,13 +4,14 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from roadloop_agent.update.refused import MetadataError
 from roadloop_cloud import files
 from roadloop_cloud.registry import repository as repository_module
 from roadloop_cloud.registry.ceremonies import read_public_key, show_request, sign_request, write_public_key
-from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES
+from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES, PREFIX
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_models.contract.messages import Desired
@@ -346,7 +347,7 @@ def test_a_rotated_key_of_the_director_is_followed_by_vehicles(rig: KeyRig, role
     rig.registry.directors.assign("van", Desired(version=1, slots={"sign": ref}))
     rig.director("van").refresh()
     old = next(shown for shown in rig.director_keys.show() if shown.role == role).keys[0]
-    rig.director_keys.rotate(role)
+    rig.director_keys.rotate(role.removeprefix(PREFIX), None)
     new = next(shown for shown in rig.director_keys.show() if shown.role == role).keys[0]
     assert new != old and new.file is not None
     assert rig.director("van").refresh().counter == 1
@@ -356,11 +357,35 @@ def test_a_rotated_key_of_the_director_is_followed_by_vehicles(rig: KeyRig, role
     assert rig.director("van").refresh().counter == 2
 
 
+@pytest.mark.parametrize("role", DIRECTOR_ROLES)
+def test_a_key_of_the_director_is_rotated_without_its_root_key_ever_being_here(
+    rig: KeyRig, stick: KeyFolder, role: str, tmp_path: Path
+) -> None:
+    (release,) = rig.registry.releases.list(TASK)
+    desired = Desired(version=1, slots={"sign": release_ref(release)})
+    rig.registry.directors.assign("van", desired)
+    rig.director("van").refresh()
+    request = tmp_path / "request.json"
+    public = stick.add(role) if role == "director-root" else None
+    rig.director_keys.rotate(role.removeprefix(PREFIX), public, request)
+    rig.registry.directors._signers_of = 0  # another process, while the new key is here and not yet named
+    rig.registry.directors.assign("van", msgspec.structs.replace(desired, version=2))
+    assert rig.director("van").refresh().counter == 2
+    with pytest.raises(BadInputError, match="concerns the repository director"):
+        rig.ceremonies.import_signed(request)
+    assert [shown.role for shown in show_request(request, stick)] == ["director-root"]
+    assert not sign_request(request, stick)[1]
+    rig.director_keys.import_signed(request)
+    assert rig.director("van").refresh().counter == 2
+    with pytest.raises(ConflictError, match="make the request again"):
+        rig.director_keys.import_signed(request)
+
+
 def test_without_its_root_key_the_director_keeps_its_keys(rig: KeyRig) -> None:
     rig.registry.offline.directory.rename(rig.folder / "stick")
     before = [role.keys for role in rig.director_keys.show()]
-    with pytest.raises(ConfigError, match=r"director-root\.pem"):
-        rig.director_keys.rotate("director-targets")
+    with pytest.raises(ConfigError, match="root lacks 1 signature"):
+        rig.director_keys.rotate("targets", None)
     assert [role.keys for role in rig.director_keys.show()] == before
 
 

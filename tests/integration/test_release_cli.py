@@ -116,6 +116,7 @@ def test_keys(shell: Shell) -> None:
     versions = {row["role"]: row["version"] for row in shown if row["version"]}
     assert set(versions) == {*IMAGE_ROLES, "director-root"}
     assert shell.json("keys", "renew", "--offline")["published"]
+    assert shell.json("keys", "renew", "--director")["published"]
     renewed = {row["role"]: row["version"] for row in shell.json("keys", "show") if row["version"]}
     assert renewed == {role: version + 1 for role, version in versions.items()}
     for role in ("timestamp", "director-targets", "director-root"):

@@ -8,10 +8,9 @@ import click
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli.options import with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, table
-from roadloop_models.errors import BadInputError
 
 if TYPE_CHECKING:
-    from roadloop_cloud.registry.ceremonies import RoleKeys
+    from roadloop_cloud.registry.ceremonies import Ceremonies, RoleKeys
     from roadloop_cloud.registry.change import Change, Unsigned
     from roadloop_cloud.registry.keys import PublicKey
 
@@ -99,17 +98,8 @@ def rotate(app: Application, output: Output, role: str, public: "PublicKey | Non
     Example:
       roadloop keys rotate timestamp
     """
-    from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES
-
-    if role not in DIRECTOR_ROLES:
-        _done(output, f"{role} has a new key", app.ceremonies.rotate(role, public, request), request)
-        return
-    if public is not None or request is not None:
-        raise BadInputError(
-            f"{role}: the director's keys are rotated where both its folders of keys are, without files"
-        )
-    version = app.director_keys.rotate(role)
-    output.result({"published": True, "changed": {DIRECTOR_ROLES[0]: version}, "missing": []}, f"{role} has a new key")
+    ceremonies, name = _of(app, role)
+    _done(output, f"{role} has a new key", ceremonies.rotate(name, public, request), request)
 
 
 @command.command()
@@ -133,7 +123,8 @@ def add(
     Example:
       roadloop keys add root --threshold 2
     """
-    _done(output, f"{role} has one more key", app.ceremonies.add(role, public, threshold, request), request)
+    ceremonies, name = _of(app, role)
+    _done(output, f"{role} has one more key", ceremonies.add(name, public, threshold, request), request)
 
 
 @command.command()
@@ -151,7 +142,8 @@ def revoke(
     Example:
       roadloop keys revoke traffic-sign 3f2a91c0
     """
-    _done(output, f"{role}: {keyid} is revoked", app.ceremonies.revoke(role, keyid, public, request), request)
+    ceremonies, name = _of(app, role)
+    _done(output, f"{role}: {keyid} is revoked", ceremonies.revoke(name, keyid, public, request), request)
 
 
 @command.command()
@@ -166,7 +158,8 @@ def threshold(app: Application, output: Output, role: str, count: int, request: 
     Example:
       roadloop keys threshold root 2
     """
-    _done(output, f"{role}: {count} must sign", app.ceremonies.set_threshold(role, count, request), request)
+    ceremonies, name = _of(app, role)
+    _done(output, f"{role}: {count} must sign", ceremonies.set_threshold(name, count, request), request)
 
 
 @command.command()
@@ -186,10 +179,11 @@ def delegate(app: Application, output: Output, task: str, public: "PublicKey | N
 
 @command.command()
 @click.option("--offline", is_flag=True, help="Root, targets and all tasks; needs the offline keys.")
+@click.option("--director", is_flag=True, help="The director's root; needs its offline key.")
 @with_request
 @with_application
-def renew(app: Application, output: Output, offline: bool, request: Path | None) -> None:
-    """Sign metadata anew before it expires; with --offline the director's root as well.
+def renew(app: Application, output: Output, offline: bool, director: bool, request: Path | None) -> None:
+    """Sign metadata anew before it expires.
 
     The running service does it for snapshot and timestamp by itself.
 
@@ -198,10 +192,9 @@ def renew(app: Application, output: Output, offline: bool, request: Path | None)
       roadloop keys renew --offline
     """
     if offline:
-        change = app.ceremonies.renew(request)
-        if request is None:
-            app.director_keys.renew()
-        _done(output, "signed anew", change, request)
+        _done(output, "signed anew", app.ceremonies.renew(request), request)
+    elif director:
+        _done(output, "signed anew", app.director_keys.renew(request), request)
     else:
         renewed = app.releases.renew_online()
         output.result({"renewed": renewed}, "signed anew" if renewed else "nothing is due yet")
@@ -287,7 +280,11 @@ def import_(app: Application, output: Output, file: Path) -> None:
     Example:
       roadloop keys import to-sign.json
     """
-    change = app.ceremonies.import_signed(file)
+    from roadloop_cloud.registry.ceremonies import repository_of
+    from roadloop_cloud.registry.change import DIRECTOR
+
+    ceremonies = app.director_keys if repository_of(file) == DIRECTOR else app.ceremonies
+    change = ceremonies.import_signed(file)
     releases = app.releases.complete()
     output.result(
         {
@@ -297,6 +294,15 @@ def import_(app: Application, output: Output, file: Path) -> None:
         *(f"{role} is version {metadata.signed.version} now" for role, metadata in change.changed.items()),
         *(f"{row.task} {row.version} is release {row.release}" for row in releases),
     )
+
+
+def _of(app: Application, role: str) -> "tuple[Ceremonies, str]":
+    """Whose ceremonies concern a role, and what the role is called there."""
+    from roadloop_cloud.registry.director_keys import DIRECTOR_ROLES, PREFIX
+
+    if role in DIRECTOR_ROLES:
+        return app.director_keys, role.removeprefix(PREFIX)
+    return app.ceremonies, role
 
 
 def _until(role: "RoleKeys") -> str | None:

@@ -4,18 +4,20 @@ Each change is published at once where the keys that have to sign are at hand. O
 signed where those keys are (`sign_request`), as often as there are machines or people to ask, and is then imported.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Role
 
 from roadloop_cloud.files import write_atomic
-from roadloop_cloud.registry.change import Change, Unsigned
+from roadloop_cloud.registry.change import IMAGES, Change, Offline, RepositoryName, Unsigned
 from roadloop_cloud.registry.keys import ONLINE_ROLES, SHORT_ID, KeyFolder, PublicKey
-from roadloop_cloud.registry.repository import LIFETIMES, ImageRepository
+from roadloop_cloud.registry.repository import LIFETIMES, RoleStatus
 from roadloop_cloud.registry.request import MAX_REQUEST_BYTES, Shown, decode_request, encode_request, show
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, NotFoundError, RoadloopError
 
@@ -47,21 +49,56 @@ class RoleKeys:
     keys: tuple[KeyStatus, ...]
 
 
+class Repository(Protocol):
+    """What ceremonies need of a repository; see ImageRepository and DirectorRoots."""
+
+    def prepare(self, edit: Callable[[Change], None]) -> Change:
+        """A change that is neither signed nor published."""
+
+    def change(
+        self, edit: Callable[[Change], None], offline: Mapping[str, Signer], online: Mapping[str, Signer], /
+    ) -> Change:
+        """Change roles and keys, sign and publish."""
+
+    def publish_signed(
+        self, changed: Mapping[str, Offline], offline: Mapping[str, Signer], online: Mapping[str, Signer], /
+    ) -> Change:
+        """Publish what was signed elsewhere."""
+
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have a role."""
+
+    def status(self) -> list[RoleStatus]:
+        """Version, expiry and keys of every role."""
+
+
 class Ceremonies:
     """Application service on the keys of the image repository."""
 
     def __init__(
-        self, repository: ImageRepository, offline: KeyFolder, online: KeyFolder, now: Callable[[], datetime]
+        self,
+        repository: Repository,
+        offline: KeyFolder,
+        online: KeyFolder,
+        now: Callable[[], datetime],
+        *,
+        of: RepositoryName = IMAGES,
+        prefix: str = "",
+        online_roles: tuple[str, ...] = ONLINE_ROLES,
     ) -> None:
-        """`now` is wall time. Keys are read when they are needed."""
+        """`now` is wall time; `prefix` is what the names of key files have before the role. Keys are read when they
+        are needed."""
         self._repository = repository
+        self._of = of
+        self._prefix = prefix
+        self._online_roles = online_roles
         self._offline = offline
         self._online = online
         self._now = now
 
     def show(self) -> list[RoleKeys]:
         """Every role, with warnings of what expires soon. Raises TrustError where metadata is missing or malformed."""
-        names = {**self._offline.names(), **self._online.names()}
+        names = self._names()
         shown = []
         for status in self._repository.status():
             left = status.expires - self._now()
@@ -148,24 +185,28 @@ class Ceremonies:
 
     def import_signed(self, path: Path) -> Change:
         """Publish what was signed elsewhere. Raises BadInputError, ConflictError, ConfigError (signatures lack)."""
-        changed = decode_request(_read(path, MAX_REQUEST_BYTES), str(path)).changed
+        request = decode_request(_read(path, MAX_REQUEST_BYTES), str(path))
+        if request.of != self._of:
+            raise BadInputError(f"{path}: concerns the repository {request.of}, not {self._of}")
+        changed = request.changed
         change = self._repository.publish_signed(changed, self._offline.at_hand(), self._online.at_hand())
         self._retire(change)
         return change
 
     def _new_key(self, role: str, public: PublicKey | None, request: Path | None) -> PublicKey:
+        name = f"{self._prefix}{role}"
         if public is not None:
-            if public.role != role:
-                raise BadInputError(f"the public key was made for {public.role}, not for {role}")
+            if public.role != name:
+                raise BadInputError(f"the public key was made for {public.role}, not for {name}")
             return public
-        if role in ONLINE_ROLES:
-            return self._online.add(role)
+        if role in self._online_roles:
+            return self._online.add(name)
         if request is not None:
             raise BadInputError(
-                f"{role}: make its key where it is to be kept, by 'roadloop keys new {role} --keys FOLDER', "
+                f"{name}: make its key where it is to be kept, by 'roadloop keys new {name} --keys FOLDER', "
                 "and give its public part by --public"
             )
-        return self._offline.add(role)
+        return self._offline.add(name)
 
     def _make(
         self,
@@ -192,6 +233,9 @@ class Ceremonies:
         self._retire(change)
         return change
 
+    def _names(self) -> dict[str, str]:
+        return {**self._offline.names(), **self._online.names()}
+
     def _role(self, role: str) -> Role:
         return self._repository.prepare(lambda change: None).role(role)
 
@@ -201,14 +245,14 @@ class Ceremonies:
             self._online.retire(keyid)
 
 
-def expiry_warning(role: str, expires: datetime, now: datetime) -> str | None:
+def expiry_warning(role: str, expires: datetime, now: datetime, option: str = "--offline") -> str | None:
     """What a person should know of a role's expiry; None where nothing is due."""
     if expires <= now:
         return "expired: vehicles refuse every release until it is renewed"
     life = LIFETIMES.get(role, LIFETIMES["targets"])
     if role in ONLINE_ROLES or expires - now > life * (1 - WARN_AT):
         return None
-    return "expires soon: roadloop keys renew --offline"
+    return f"expires soon: roadloop keys renew {option}"
 
 
 def write_request(path: Path, change: Change) -> None:
@@ -217,6 +261,11 @@ def write_request(path: Path, change: Change) -> None:
         write_atomic(path, encode_request(change))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}") from error
+
+
+def repository_of(path: Path) -> RepositoryName:
+    """Which repository a request concerns. Raises BadInputError, TrustError, ConfigError."""
+    return decode_request(_read(path, MAX_REQUEST_BYTES), str(path)).of
 
 
 def show_request(path: Path, keys: KeyFolder) -> list[Shown]:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import UnsignedMetadataError
@@ -21,6 +21,10 @@ from roadloop_models.errors import BadInputError, ConfigError, ConflictError, No
 _PATHS = ("*/*", "*/*/*", "*/*/*/*")
 """What a task's role may sign below `<task>/`: files of a release, in folders of it at most two deep."""
 
+RepositoryName: TypeAlias = Literal["images", "director"]
+"""Which of the two repositories a change is of."""
+IMAGES: RepositoryName = "images"
+DIRECTOR: RepositoryName = "director"
 SignedT = TypeVar("SignedT", Root, Targets)
 Offline: TypeAlias = Metadata[Root] | Metadata[Targets]
 
@@ -56,13 +60,16 @@ class Unsigned:
 class Change:
     """What changes on `before`. `expiry` gives the moment until when a role's new metadata holds."""
 
-    def __init__(self, before: Published, expiry: Callable[[str], datetime]) -> None:
+    def __init__(self, before: Published, expiry: Callable[[str], datetime], of: RepositoryName = IMAGES) -> None:
         self.before = before
+        self.of = of
         self._expiry = expiry
         self.changed: dict[str, Offline] = {}
 
     @classmethod
-    def signed_elsewhere(cls, before: Published, changed: Mapping[str, Offline]) -> "Change":
+    def signed_elsewhere(
+        cls, before: Published, changed: Mapping[str, Offline], of: RepositoryName = IMAGES
+    ) -> "Change":
         """A change that was made and signed before. Raises ConflictError where it is not the next after `before`."""
         for role, metadata in changed.items():
             current = before.find(role)
@@ -72,7 +79,7 @@ class Change:
                     f"{role}: version {metadata.signed.version} was signed, the next one is {expected}: "
                     "something else was published meanwhile (or this already was); make the request again"
                 )
-        made = cls(before, lambda role: changed[role].signed.expires)
+        made = cls(before, lambda role: changed[role].signed.expires, of)
         made.changed.update(changed)
         return made
 
@@ -137,6 +144,12 @@ class Change:
         except ValueError as error:
             known = ", ".join((*OFFLINE_ROLES, *ONLINE_ROLES, *self.before.tasks))
             raise NotFoundError(f"no role {role}; there are {known}") from error
+
+    def new_root(self) -> Metadata[Root]:
+        """Root after the change."""
+        metadata = self._root_metadata()
+        assert isinstance(metadata.signed, Root)
+        return metadata
 
     def delegates(self, task: str) -> bool:
         """Whether a task has a role, after the change."""

@@ -28,7 +28,7 @@ from roadloop_cloud.files import locked, write_atomic
 from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.contract.messages import Desired, ReleaseRef
-from roadloop_models.errors import ConfigError, TrustError
+from roadloop_models.errors import ConfigError, ConflictError, TrustError
 
 DIRECTOR_ROOT, DIRECTOR_TARGETS = "director-root", "director-targets"
 DIRECTOR_SNAPSHOT, DIRECTOR_TIMESTAMP = "director-snapshot", "director-timestamp"
@@ -107,17 +107,18 @@ class Directors:
         """Sign the first root. Repeatable."""
         with locked(self._lock):
             if not self._root_path(1).exists():
-                self._write_root(1, offline)
+                self._write_first_root(offline)
 
-    def renew_root(self, offline: Mapping[str, Signer]) -> int:
-        """Sign a new root for the keys that there are now: its life begins again, and changed online keys take effect.
+    def publish_root(self, root: Metadata[Root]) -> None:
+        """Put the next root in place, which is signed already. Raises ConflictError where it is not the next.
 
-        Returns its version. Each vehicle's metadata is signed with the new keys when it asks next.
+        Each vehicle's metadata is signed with the keys that it names when that vehicle asks next.
         """
         with locked(self._lock):
-            version = self._newest_root() + 1
-            self._write_root(version, offline)
-        return version
+            expected = self._newest_root() + 1
+            if root.signed.version != expected:
+                raise ConflictError(f"root {root.signed.version} of the director was signed, the next is {expected}")
+            write_atomic(self._root_path(expected), root.to_bytes(_COMPACT))
 
     def trust_files(self) -> dict[str, bytes]:
         """What provisions a vehicle's trust in the director: relative path below trust/ -> content."""
@@ -129,9 +130,13 @@ class Directors:
 
     def root(self) -> Root:
         """The newest root. Raises TrustError where it is missing or malformed."""
+        return self.root_metadata().signed
+
+    def root_metadata(self) -> Metadata[Root]:
+        """The same with its signatures."""
         path = self._root_path(self._newest_root())
         try:
-            return Metadata[Root].from_bytes(path.read_bytes()).signed
+            return Metadata[Root].from_bytes(path.read_bytes())
         except (OSError, RepositoryError) as error:
             raise TrustError(f"{path}: {error}; the director has no root") from error
 
@@ -304,17 +309,14 @@ class Directors:
                 "or sign a new root for those that are"
             ) from None
 
-    def _write_root(self, version: int, offline: Mapping[str, Signer]) -> None:
-        root = Root(version=version, expires=self._expiry(DIRECTOR_ROOT), consistent_snapshot=True)
+    def _write_first_root(self, offline: Mapping[str, Signer]) -> None:
+        root = Root(expires=self._expiry(DIRECTOR_ROOT), consistent_snapshot=True)
         present = {**offline, **self._online()}
         for key in (DIRECTOR_ROOT, *DIRECTOR_ONLINE):
             root.add_key(_newest(present, key).public_key, _role(key))
         metadata = Metadata(root)
-        vouching = {*root.roles["root"].keyids, *(self.root().roles["root"].keyids if version > 1 else ())}
-        for signer in offline.values():
-            if signer.public_key.keyid in vouching:
-                metadata.sign(signer, append=True)
-        write_atomic(self._root_path(version), metadata.to_bytes(_COMPACT))
+        metadata.sign(_newest(offline, DIRECTOR_ROOT))
+        write_atomic(self._root_path(1), metadata.to_bytes(_COMPACT))
 
     # Files.
 

@@ -251,9 +251,9 @@ class ImageRepository:
         self, change: Change, online: Mapping[str, Signer], snapshot_version: int, timestamp_version: int
     ) -> None:
         """Write a signed change, and the snapshot and timestamp that lead to it. See the module for the order."""
-        roots = [_root_of(change.before.root)] if change.before.root.signed.version else []
+        roots = [change.before.root] if change.before.root.signed.version else []
         if ROOT in change.changed:
-            roots.append(_root_of(change.changed[ROOT]))
+            roots.append(change.new_root())
         versions = {
             role: metadata.signed.version
             for role, metadata in {
@@ -344,11 +344,6 @@ def _check_sizes(change: Change) -> None:
                 f"{role}: its metadata would have {size_bytes} bytes, vehicles read {MAX_METADATA_BYTES}: nothing more "
                 "can be released under that name"
             )
-
-
-def _root_of(metadata: Offline) -> Metadata[Root]:
-    assert isinstance(metadata.signed, Root)
-    return metadata
 
 
 def _holds(root: Metadata[Root], role: str, metadata: Metadata[Any]) -> bool:

@@ -14,7 +14,7 @@ from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Role, Root, Targets
 
-from roadloop_cloud.registry.change import Change, Offline, Published
+from roadloop_cloud.registry.change import IMAGES, Change, Offline, Published, RepositoryName
 from roadloop_cloud.registry.keys import ROOT, SHORT_ID, TARGETS
 from roadloop_models.errors import BadInputError, TrustError
 
@@ -24,6 +24,7 @@ _FORMAT = 1
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roadloop_request: int
+    repository: RepositoryName
     before: dict[str, msgspec.Raw]
     changed: dict[str, msgspec.Raw]
 
@@ -42,7 +43,7 @@ def encode_request(change: Change) -> bytes:
     """A change, with the signatures that it has so far."""
     before: dict[str, Offline] = {ROOT: change.before.root, TARGETS: change.before.targets}
     before |= {task: metadata for task, metadata in change.before.tasks.items() if task in change.changed}
-    file = _File(_FORMAT, _raw(before), _raw(change.changed))
+    file = _File(_FORMAT, change.of, _raw(before), _raw(change.changed))
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
 
@@ -62,7 +63,7 @@ def decode_request(content: bytes, where: str) -> Change:
     if root is None or targets is None:
         raise BadInputError(f"{where}: does not say what {ROOT} and {TARGETS} were before")
     published = Published(root, targets, before)  # type: ignore[arg-type]  # _metadata checked their kinds
-    return Change.signed_elsewhere(published, changed)
+    return Change.signed_elsewhere(published, changed, file.repository)
 
 
 def show(change: Change, signers: Iterable[Signer]) -> list[Shown]:
@@ -74,7 +75,8 @@ def show(change: Change, signers: Iterable[Signer]) -> list[Shown]:
             continue
         before = change.before.find(role)
         known = before is not None and any(_signed_by(before, key) for key in own.values())
-        shown.append(Shown(role, known, tuple(differences(before if known else None, metadata))))
+        named = role if change.of == IMAGES else f"{change.of}-{role}"
+        shown.append(Shown(named, known, tuple(differences(before if known else None, metadata))))
     return shown
 
 
