@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadloop_agent.update.acceptance import check_counter
-from roadloop_agent.update.check import LEAST_S, PERIOD_S, SPREAD_S, CheckSchedule, DirectorCheck
+from roadloop_agent.update.check import LEAST_S, PERIOD_S, RETRY_S, SPREAD_S, CheckSchedule, DirectorCheck
 from roadloop_agent.update.director import Assignment
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.state import SlotState
@@ -73,6 +73,30 @@ def test_what_is_wrong_is_told_with_the_last_version_that_held() -> None:
     check.run()
     assert check.assignment().version == 8
     assert told == [(6, None), (7, None), (7, ErrorInfo(code="trust-refused", detail="frozen")), (8, None)]
+
+
+def test_a_fault_of_any_kind_is_told_and_tried_again_and_ends_no_thread() -> None:
+    told: list[tuple[int, ErrorInfo | None]] = []
+    now_s = [100.0]
+
+    def look() -> int:
+        raise OSError("no memory for another process")
+
+    check = DirectorCheck(
+        look,
+        lambda: Assignment(8, 1, {}),
+        lambda *said: told.append(said),
+        CheckSchedule(lambda: 0.0),
+        mono=lambda: now_s[0],
+    )
+    check.soon()
+    assert check.is_due()
+    check.run()
+    error = told[-1][1]
+    assert error is not None and "no memory" in error.detail
+    assert not check.is_due()
+    now_s[0] += RETRY_S
+    assert check.is_due()
 
 
 def test_time_is_the_latest_of_all_that_is_known() -> None:

@@ -89,6 +89,9 @@ class DirectorCheck:
         except RoadloopError as error:
             _LOG.warning("the director: %s", error)
             self._schedule.failed(self._mono())
+        except Exception:  # noqa: BLE001 (no memory for a process, a fault of the agent: the worker goes on)
+            _LOG.exception("the director")
+            self._schedule.failed(self._mono())
 
     def assignment(self) -> "Assignment":
         """Ask, because something is to be fetched. Raises what Director.refresh raises."""
@@ -101,7 +104,7 @@ class DirectorCheck:
     def _telling(self) -> Iterator[None]:
         try:
             yield
-        except RoadloopError as error:
+        except Exception as error:
             self._tell(self._version, error_info(error))
             raise
         self._tell(self._version, None)
