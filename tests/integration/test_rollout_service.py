@@ -610,9 +610,13 @@ def story_of_a_shadow(fleet: Fleet, act: Callable[[Callable[[], object]], None])
     target = Target(tuple(f"v{number}" for number in range(4)))
     create = partial(fleet.rollouts.create, TASK, 2, target, settings, author=keys["ann"])
     act(lambda: None if fleet.rollouts.list() else create())
+
+    def approve(wave: int) -> object:
+        return fleet.rollouts.approve(1, keys["bob"], wave=wave)
+
     for wave in (1, 2):
         act(fleet.step)
-        act(lambda wave=wave: fleet.rollouts.approve(1, keys["bob"], wave=wave))
+        act(partial(approve, wave))
         for _ in range(3):
             act(fleet.step)
             for number in range(4):
