@@ -35,8 +35,8 @@ from roadloop_agent.update.service import SlotSpec
 from roadloop_models.bundle import MANIFEST_NAME, parse_manifest
 from roadloop_models.errors import GoldenMismatchError
 
-WORKERS = 96
-"""How many twins of a process download at a time: they wait most of the time."""
+WORKERS = 1024
+"""How many twins of a process download at a time: they wait most of the time, for blocks that go to many at once too."""
 CONNECTORS = 8
 """How many twins of a process connect at a time."""
 
