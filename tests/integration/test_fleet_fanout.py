@@ -17,6 +17,7 @@ from roadloop_models.contract.messages import FileBlock
 from tests.bench.serving import ServingCloud
 from tests.fakes.linked_fetcher import LinkedFetcher
 from tests.fakes.live_cloud import WAIT_S, WireVehicle, wait_until
+from tests.fakes.proxy import Proxy
 
 SIZE_BYTES = 12 * BLOCK_BYTES + 5
 BLOCKS = block_count(SIZE_BYTES)
@@ -50,6 +51,22 @@ def test_a_release_that_ten_take_is_sent_like_one_that_few_take(cloud: ServingCl
         received = sum(vehicle.blocks + vehicle.blocks_for_all for vehicle in fleet)
         assert received <= 1.5 * 10 * BLOCKS, "and nobody hears it again and again"
         assert bystander.blocks == bystander.blocks_for_all == 0
+
+
+def test_links_that_drop_and_crawl_hold_nobody_up(cloud: ServingCloud, tmp_path: Path) -> None:
+    path, content = cloud.add_file("model", SIZE_BYTES, seed=1)
+    with cloud.serving(), ExitStack() as stack:
+        dropping = stack.enter_context(Proxy(cloud.port, cuts=(200_000, 400_000, 600_000)))
+        crawling = stack.enter_context(Proxy(cloud.port))
+        crawling.bytes_per_s = 400_000.0
+        ports = {"drops": dropping.port, "crawls": crawling.port, **{f"v-{n}": cloud.port for n in range(4)}}
+        fleet = [stack.enter_context(LinkedFetcher(name, port, cloud.identity(name))) for name, port in ports.items()]
+        wait_until("all are connected", lambda: all(vehicle.connections for vehicle in fleet))
+        take(fleet, tmp_path / "parts", path, content)
+        assert dropping.connections == 4
+        # Once alone, where it was the first to ask and its link is slower than its pace, and once with the others.
+        assert dropping.received_bytes < 2.5 * SIZE_BYTES and crawling.received_bytes < 2.5 * SIZE_BYTES
+        assert sum(cloud.sent.values()) <= 6 * BLOCKS
 
 
 def test_what_a_killed_agent_wanted_to_hear_is_ended(cloud: ServingCloud, tmp_path: Path) -> None:
