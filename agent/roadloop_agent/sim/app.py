@@ -36,7 +36,7 @@ from roadloop_models.bundle import MANIFEST_NAME, parse_manifest
 from roadloop_models.errors import GoldenMismatchError
 
 WORKERS = 1024
-"""How many twins of a process download at a time: they wait most of the time, for blocks that go to many at once too."""
+"""How many twins of a process download at a time: mostly they wait, for blocks that go to many at once."""
 CONNECTORS = 8
 """How many twins of a process connect at a time."""
 
