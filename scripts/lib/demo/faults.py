@@ -12,6 +12,8 @@ from roadloop_cloud.app import Application
 from roadloop_models.bundle import FileEntry
 from roadloop_models.contract.messages import ReleaseRef
 
+WHOLE_BLOCK = 255
+"""The mark of a block that is on the disk as a whole (update/parts.py)."""
 KILL_AT_BLOCKS = 3
 """So many blocks must be on disk, so that a download that began anew could be told from one that went on."""
 
@@ -111,8 +113,8 @@ def _kept(state_dir: Path) -> tuple[int, int]:
             here = marks.read_bytes()
         except FileNotFoundError:
             continue
-        if 0 < here.count(1) < len(here):
-            return here.count(1), len(here)
+        if 0 < here.count(WHOLE_BLOCK) < len(here):
+            return here.count(WHOLE_BLOCK), len(here)
     return 0, 0
 
 
