@@ -490,6 +490,17 @@ def test_a_true_signature_on_another_rollout_or_by_its_creator_does_not_count(fl
     assert offered(fleet) == 2
 
 
+def test_what_a_program_asks_for_any_operator_may_approve(fleet: Fleet, tmp_path: Path) -> None:
+    ann = operator(fleet, tmp_path, "ann")
+    settings = Settings(waves=("100%",), approvals=1)
+    rollout = fleet.rollouts.create(TASK, 2, Target(everyone=True), settings, unattended=True)
+    fleet.tick()
+    assert offered(fleet) == 0
+    fleet.rollouts.approve(rollout, ann)
+    fleet.tick()
+    assert offered(fleet) == 4
+
+
 @pytest.mark.parametrize("tamper", ["signature", "statement", "spec", "operator"])
 def test_an_approval_that_was_not_signed_for_this_does_not_count(fleet: Fleet, tmp_path: Path, tamper: str) -> None:
     ann, bob = (operator(fleet, tmp_path, name) for name in ("ann", "bob"))
