@@ -338,6 +338,14 @@ def test_who_matches_later_joins_the_last_wave(fleet: Fleet) -> None:
     assert "later" not in {member.vehicle for member in fleet.rollouts.show(fixed).members}
 
 
+def test_a_damaged_bundle_stops_no_rollout_that_goes_on(fleet: Fleet) -> None:
+    rollout = fleet.rollouts.create(TASK, 2, Target(everyone=True), FAST)
+    (fleet.registry.models.directory(TASK, "v2") / "model.onnx").write_bytes(b"torn")
+    fleet.restarted()
+    fleet.tick(60)
+    assert sum(member.state == "offered" for member in fleet.rollouts.show(rollout).members) == 1
+
+
 def everybody_obeys(fleet: Fleet, rounds: int = 6) -> None:
     for _ in range(rounds):
         with fleet.database.reading() as session:

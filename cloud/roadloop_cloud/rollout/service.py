@@ -1,5 +1,6 @@
 """Rollouts as people and programs use them; `tick` applies the plan, and may be repeated at any time by anybody."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,9 +27,11 @@ from roadloop_cloud.rollout.views import MemberView, RolloutView, view
 from roadloop_cloud.rollout.waves import wave_order
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import RolloutClaim, RolloutRow
-from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
+from roadloop_models.errors import BadInputError, ConflictError, NotFoundError, RoadloopError
 
 __all__ = ["MemberView", "RolloutView", "Rollouts", "Settings", "Target"]
+
+_log = logging.getLogger(__name__)
 
 JOIN_EVERY_S = 60.0
 """How often vehicles are looked for that match a rollout only now."""
@@ -203,7 +206,11 @@ class Rollouts:
             if not spec.late_joiners or row.state != "running" or not meant:
                 return
             releases = [(ref.task, ref.release) for ref in spec.releases]
-            requirements = self._required(releases)
+            try:
+                requirements = self._required(releases)
+            except RoadloopError as error:  # a bundle is damaged: those who take part have what they need
+                _log.warning("rollout %d: nobody can join it: %s", rollout_id, error)
+                return
             others = candidates(session, releases, not_in=rollout_id)
             suffering = {member.cohort for member in self._load(session, row).members if member.taken_back}
         target = msgspec.structs.replace(spec.target, vehicles=(), share=1.0)
