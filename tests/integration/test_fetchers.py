@@ -179,6 +179,7 @@ def test_a_stalled_connection_is_replaced_and_goes_on(tmp_path: Path) -> None:
     with HttpsWorld(tmp_path) as world:
         world.files[URL] = CONTENT
         fetcher, proxy = world.fetcher(), world.proxy  # type: ignore[attr-defined]
+        proxy.bytes_per_s = 1_000_000.0  # or all of it would be on its way before the stall
         arrived: list[str] = []
 
         def stall_once(url: str) -> None:

@@ -68,6 +68,21 @@ def test_what_is_lost_is_asked_for_again_after_a_silence_that_doubles() -> None:
     assert asked(assembler.request(3.5)) == [0, 1, 2, 4, 5]
 
 
+def test_blocks_that_come_seldom_are_waited_for_longer() -> None:
+    size_bytes = 40 * BLOCK_BYTES
+    assembler = target(size_bytes=size_bytes, max_bytes=size_bytes, timeout_s=4.0, give_up_s=1000.0)
+    content = bytes(size_bytes)
+    now_s, asked_again = 0.0, 0
+    assembler.request(now_s)
+    for n in range(16):
+        for _ in range(5):  # a block every five seconds, looked at every second
+            now_s += 1.0
+            asked_again += assembler.request(now_s) is not None
+        assembler.accept(SHA256, n, block(n, content), now_s)
+    assert asked_again <= 3, "and not after every four seconds"
+    assert assembler.wait_s(now_s) > 10.0
+
+
 def test_a_new_connection_repeats_what_was_under_way_at_once() -> None:
     assembler = target()
     assembler.request(0.0)

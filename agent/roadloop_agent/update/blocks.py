@@ -60,6 +60,7 @@ class Assembler:
         self._give_up_s = give_up_s
         self._asked: set[int] = set()
         self._silence_s = timeout_s
+        self._interval_s = 0.0
         self._quiet_since_s = now_s
         self._heard_s = now_s
 
@@ -98,7 +99,7 @@ class Assembler:
     def repeat(self) -> None:
         """Ask again for all that is under way: the connection was lost, and with it what was asked or on its way."""
         self._asked.clear()
-        self._silence_s = self._timeout_s
+        self._silence_s = self._usual_silence_s()
 
     def wait_s(self, now_s: float) -> float:
         """How long there is nothing to do unless a block comes."""
@@ -121,8 +122,9 @@ class Assembler:
             return None
         self.have.add(n)
         self._asked.discard(n)
+        self._interval_s += (now_s - self._heard_s - self._interval_s) / 4
         self._quiet_since_s = self._heard_s = now_s
-        self._silence_s = self._timeout_s
+        self._silence_s = self._usual_silence_s()
         return block.data
 
     def _check(self, sha256: str, block: FileBlock) -> None:
@@ -142,6 +144,10 @@ class Assembler:
             self.sha256, self.size_bytes = sha256, block.size_bytes
             self.have.clear()
             self._asked = {n for n in self._asked if n < self.blocks}
+
+    def _usual_silence_s(self) -> float:
+        """Blocks that come seldom, because thousands hear them, are no reason for thousands to ask again."""
+        return min(max(self._timeout_s, 4 * self._interval_s), _SLOWEST_REPEAT * self._timeout_s)
 
     def _length(self, n: int) -> int:
         assert self.size_bytes is not None
