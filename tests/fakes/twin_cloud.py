@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,11 @@ class TwinCloud(LiveCloud):
     def running(self) -> Counter[str | None]:
         """How many run which version."""
         return Counter(self.reported().values())
+
+    def heard_since(self, moment: datetime) -> int:
+        """How many have said something since then."""
+        with self.app.database.reading() as session:
+            return sum(seen is not None and seen >= moment for seen in session.scalars(select(Vehicle.last_seen)))
 
     def online(self) -> int:
         """How many are online."""
