@@ -49,12 +49,11 @@ def test_slots_change_together_with_consent_and_back_together(tmp_path: Path) ->
     first = tiny_bundle(tmp_path / "first")
     bundles = {"left": first, "right": first, "state": Bundle.open(packaged_bundles()["drive-state"])}
     van = TestVehicle(tmp_path / VAN, VAN, broker, repository, bundles, PROFILE)
-    seconds = [repository.add(tiny_bundle(tmp_path / f"v{n}", f"v{n}", seed=n), n) for n in (2, 3)]
-    third = repository.add(tiny_bundle(tmp_path / "v4", "v4", seed=4), 4)
+    two, three, four = (repository.add(tiny_bundle(tmp_path / f"v{n}", f"v{n}", seed=n), n) for n in (2, 3, 4))
     # Its golden vectors pass: they are made for the file. What the camera's images become is larger.
     odd = repository.add(tiny_bundle(tmp_path / "odd", "odd", preprocess=ImageStandardize(48, 48).spec), 5)
     with broker, SmallCloud(broker, repository) as cloud, van:
-        cloud.desire(VAN, together(1, *seconds, van, ASKING))
+        cloud.desire(VAN, together(1, two, three, van, ASKING))
         cloud.wait(
             "both wait for consent", lambda: waits(cloud) == ["consent, slot right", "consent, slot left"], WAIT_S
         )
@@ -64,15 +63,15 @@ def test_slots_change_together_with_consent_and_back_together(tmp_path: Path) ->
         said = consent(van)
         assert said.returncode == 0, said.stderr
         assert [word["slot"] for word in json.loads(said.stdout)] == ["left", "right"]
-        cloud.wait("both are confirmed", lambda: both(cloud, "idle", seconds), WAIT_S)
+        cloud.wait("both are confirmed", lambda: both(cloud, "idle", [two, three]), WAIT_S)
 
-        cloud.desire(VAN, together(2, third, odd, van, SwitchWhen()))
-        cloud.wait("both are taken back", lambda: both(cloud, "rolled-back", seconds), WAIT_S)
+        cloud.desire(VAN, together(2, four, odd, van, SwitchWhen()))
+        cloud.wait("both are taken back", lambda: both(cloud, "rolled-back", [two, three]), WAIT_S)
         left, right = pair(cloud)
         assert left.error is not None and right.error is not None
         assert (left.error.code, right.error.code) == ("companion-failed", "health-failed")
 
-        cloud.desire(VAN, together(3, third, seconds[1], van, SwitchWhen(parked=True)))
+        cloud.desire(VAN, together(3, four, three, van, SwitchWhen(parked=True)))
         cloud.wait(
             "it knows that it is not parked", lambda: reported(cloud, "left").waits_for == "a parked vehicle", WAIT_S
         )
