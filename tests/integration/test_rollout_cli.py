@@ -136,6 +136,9 @@ def test_a_rollout_is_shown_taken_back_and_explained(shell: Shell) -> None:
     for word in ("rollout", "approve wave 2 by bob", "signature verified", "accuracy 0.98"):
         assert word in " ".join(shown.split())
     assert shell.json("evidence", "verify", str(export))["operator"] == "bob"
+    public = shell.app.workspace.operators / "bob.pub"
+    elsewhere = ["evidence", "verify", str(export), "--public", str(public), "--workspace", str(shell.folder)]
+    assert CliRunner().invoke(main, elsewhere).exit_code == 0, "the key is enough"
     export.write_text(export.read_text().replace("0.98", "0.99"))
     assert "does not match" in shell.refused("evidence", "verify", str(export))
     assert shell.json("rollout", "rollback", "1")["state"] == "failed"

@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli.options import with_application
+from roadloop_cloud.cli.options import with_output
 from roadloop_cloud.cli.output import Output, details
+from roadloop_cloud.workspace import Workspace
 
 
 @click.group()
@@ -26,15 +27,23 @@ def command() -> None:
     "--public",
     "public_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The signer's public key (PEM); else the one that the workspace has registered.",
+    help="The signer's public key (PEM): then no workspace is needed.",
 )
-@with_application
-def verify(app: Application, output: Output, file: Path, public_file: Path | None) -> None:
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ROADLOOP_WORKSPACE",
+    default=".",
+    show_envvar=True,
+    help="The workspace that has the signer registered, where --public is not given.",
+)
+@with_output
+def verify(output: Output, file: Path, public_file: Path | None, workspace: Path) -> None:
     """Check the signature of exported evidence. Exit code 2 where it does not hold.
 
     \b
     Example:
-      roadloop evidence verify ./van-1-signs.json
+      roadloop evidence verify ./van-1-signs.json --public ./ann.pub
     """
     from roadloop_cloud.rollout.provenance import EVIDENCE
     from roadloop_cloud.rollout.statements import Signed, load_public
@@ -48,7 +57,7 @@ def verify(app: Application, output: Output, file: Path, public_file: Path | Non
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: no signed evidence: {error}") from error
     if public_file is None:
-        statement = app.operators.verify(EVIDENCE, signed)
+        statement = Application(Workspace.open(workspace)).operators.verify(EVIDENCE, signed)
     else:
         statement = verify_by(EVIDENCE, signed, load_public(public_file))
     shown = {
