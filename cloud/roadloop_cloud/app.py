@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.telemetry.service import Telemetry
     from roadloop_cloud.vehicles import Vehicles
 
+_log = logging.getLogger(__name__)
+
 
 class Application:
     """The services of one workspace, each built when it is first asked for."""
@@ -137,6 +139,14 @@ class Application:
         from roadloop_cloud.store.database import now_utc
 
         return Ceremonies(self.repository, self.offline_keys, self.online_keys, now_utc)
+
+    def renew_online(self) -> bool:
+        """Sign snapshot and timestamp anew where it is time, and say in the log what a person has to renew."""
+        renewed = self.releases.renew_online()
+        if renewed:
+            for warning in (*self.ceremonies.warnings(), *self.director_keys.warnings()):
+                _log.warning("%s", warning)
+        return renewed
 
     @cached_property
     def directors(self) -> "Directors":
@@ -325,9 +335,7 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
     pace = pace_of(app.database, app.workspace.config.fetch.bytes_per_s)
     files = DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository))
     blocks = BlockServer(files, pace, app.workspace.config.fetch.together_bytes_per_s)
-    service = FleetService(
-        client, app.database, app.rollouts, blocks, app.releases.renew_online, director=app.directors
-    )
+    service = FleetService(client, app.database, app.rollouts, blocks, app.renew_online, director=app.directors)
     client.start()
     try:
         service.run(stop)

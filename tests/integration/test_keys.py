@@ -410,3 +410,13 @@ def test_what_expires_is_told_before_it_does(rig: KeyRig, days: int, told: dict[
     shown = {role.role: role for role in rig.ceremonies.show()}
     assert {name: role.warning.partition(":")[0] for name, role in shown.items() if role.warning} == told
     assert round(shown["root"].days_left or 0) == 365 - days
+    assert {line.partition(",")[0] for line in rig.ceremonies.warnings()} == set(told)
+
+
+def test_the_director_s_root_is_spoken_of_too(rig: KeyRig) -> None:
+    assert rig.director_keys.warnings() == []
+    rig.later = timedelta(days=280)
+    (line,) = rig.director_keys.warnings()
+    assert line.startswith("director-root, until") and line.endswith("roadloop keys renew --director")
+    rig.director_keys.renew()
+    assert rig.director_keys.warnings() == []

@@ -84,13 +84,15 @@ class Ceremonies:
         *,
         of: RepositoryName = IMAGES,
         prefix: str = "",
+        option: str = "--offline",
         online_roles: tuple[str, ...] = ONLINE_ROLES,
     ) -> None:
-        """`now` is wall time; `prefix` is what the names of key files have before the role. Keys are read when they
-        are needed."""
+        """`now` is wall time; `prefix` is what the names of key files have before the role, `option` that of
+        `roadloop keys renew`. Keys are read when they are needed."""
         self._repository = repository
         self._of = of
         self._prefix = prefix
+        self._option = option
         self._online_roles = online_roles
         self._offline = offline
         self._online = online
@@ -108,12 +110,21 @@ class Ceremonies:
                     status.version,
                     status.expires,
                     left.total_seconds() / 86_400,
-                    expiry_warning(status.role, status.expires, self._now()),
+                    expiry_warning(status.role, status.expires, self._now(), self._option),
                     status.threshold,
                     tuple(KeyStatus(keyid, names.get(keyid)) for keyid in status.key_ids),
                 )
             )
         return shown
+
+    def warnings(self) -> list[str]:
+        """What a person has to renew soon, or should have. Raises TrustError."""
+        found = []
+        for status in self._repository.status():
+            warning = expiry_warning(status.role, status.expires, self._now(), self._option)
+            if warning is not None:
+                found.append(f"{self._prefix}{status.role}, until {status.expires:%Y-%m-%d %H:%M} UTC: {warning}")
+        return found
 
     def delegate(self, task: str, public: PublicKey | None, request: Path | None = None) -> Change:
         """Give a new task its role; publishing does it by itself where the keys are at hand.

@@ -78,7 +78,9 @@ class DirectorKeys(Ceremonies):
         """`now` is wall time. Keys are read when they are needed."""
         online_roles = tuple(name.removeprefix(PREFIX) for name in DIRECTOR_ONLINE)
         roots = DirectorRoots(directors, now)
-        super().__init__(roots, offline, online, now, of=DIRECTOR, prefix=PREFIX, online_roles=online_roles)
+        super().__init__(
+            roots, offline, online, now, of=DIRECTOR, prefix=PREFIX, option="--director", online_roles=online_roles
+        )
         self._directors = directors
 
     def show(self) -> list[RoleKeys]:
@@ -95,7 +97,7 @@ class DirectorKeys(Ceremonies):
                     root.version if own else None,
                     root.expires if own else None,
                     (root.expires - self._now()).total_seconds() / 86_400 if own else None,
-                    expiry_warning(ROOT, root.expires, self._now(), "--director") if own else None,
+                    expiry_warning(ROOT, root.expires, self._now(), self._option) if own else None,
                     role.threshold,
                     tuple(KeyStatus(keyid, names.get(keyid)) for keyid in role.keyids),
                 )

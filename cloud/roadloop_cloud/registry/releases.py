@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.registry import deltas
-from roadloop_cloud.registry.ceremonies import expiry_warning, write_request
+from roadloop_cloud.registry.ceremonies import write_request
 from roadloop_cloud.registry.deltas import OnStep
 from roadloop_cloud.registry.keys import KeyFolder
 from roadloop_cloud.registry.models import PUBLISHED, ModelRegistry
@@ -148,10 +148,7 @@ class Releases:
 
     def renew_online(self) -> bool:
         """Sign snapshot and timestamp anew where it is time; returns whether it was."""
-        renewed = self._repository.renew_online(self._online_keys.at_hand())
-        if renewed:
-            self._warn()
-        return renewed
+        return self._repository.renew_online(self._online_keys.at_hand())
 
     def complete(self) -> Sequence[Release]:
         """Note as published what was signed elsewhere meanwhile; those releases."""
@@ -172,13 +169,6 @@ class Releases:
         if self._offline_keys.directory.is_dir() and task not in self._repository.tasks():
             self._offline_keys.ensure(task)
         return self._offline_keys.at_hand()
-
-    def _warn(self) -> None:
-        now = now_utc()
-        for status in self._repository.status():
-            warning = expiry_warning(status.role, status.expires, now)
-            if warning is not None:
-                _log.warning("%s, until %s: %s", status.role, status.expires, warning)
 
     def list(self, task: str | None = None) -> Sequence[Release]:
         """Published releases, by task and number."""
