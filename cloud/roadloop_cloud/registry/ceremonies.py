@@ -16,7 +16,7 @@ from tuf.api.metadata import Role
 
 from roadloop_cloud.files import write_atomic
 from roadloop_cloud.registry.change import IMAGES, Change, Offline, RepositoryName, Unsigned
-from roadloop_cloud.registry.keys import ONLINE_ROLES, SHORT_ID, KeyFolder, PublicKey
+from roadloop_cloud.registry.keys import ONLINE_ROLES, KeyFolder, PublicKey
 from roadloop_cloud.registry.repository import LIFETIMES, RoleStatus
 from roadloop_cloud.registry.request import MAX_REQUEST_BYTES, Shown, decode_request, encode_request, show
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, NotFoundError, RoadloopError
@@ -312,11 +312,6 @@ def write_public_key(path: Path, key: PublicKey) -> None:
         write_atomic(path, msgspec.json.format(msgspec.json.encode(key)) + b"\n")
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}") from error
-
-
-def short(keyids: Sequence[str]) -> str:
-    """Key ids as people compare them."""
-    return ", ".join(keyid[:SHORT_ID] for keyid in keyids)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
