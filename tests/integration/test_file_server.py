@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from roadloop_cloud.fleet.director_files import DirectorFiles
 from roadloop_cloud.fleet.file_server import ServerLimits
 from roadloop_cloud.fleet.files import RepositoryFiles
 from roadloop_cloud.identity.authority import Authority
 from roadloop_models.contract.channels import BLOCK_BYTES
-from tests.fakes.live_cloud import wait_until
+from roadloop_models.contract.messages import Desired, ReleaseRef
+from tests.fakes.live_cloud import LiveCloud, wait_until
 from tests.fakes.served_files import ServedFiles
 
 CONTENT = bytes(range(256)) * 1024
@@ -102,6 +104,23 @@ def test_no_path_leads_out(served: ServedFiles, tmp_path: Path, path: str) -> No
         client.putrequest("GET", path, skip_host=True)
         client.endheaders()
         assert client.getresponse().status == 404
+
+
+def test_a_vehicle_gets_its_own_director_and_can_name_no_other(served: ServedFiles, tmp_path: Path) -> None:
+    cloud = LiveCloud(tmp_path / "cloud", "van-1", "van-2")
+    app, name = cloud.app, "metadata/timestamp.json"
+    ref = ReleaseRef(task="traffic-sign", release=1, version="tiny-1", manifest_sha256="a" * 64)
+    for vehicle in ("van-1", "van-2"):
+        app.directors.assign(vehicle, Desired(version=1, slots={"sign": ref}))
+    files = DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository))
+    served.files.find = files.find  # type: ignore[method-assign]
+    for vehicle in ("van-1", "van-2"):
+        with closing(connection(served, vehicle)) as client:
+            assert get(client, f"/director/{name}") == (200, app.directors.read(vehicle, name))
+            for other in ("van-1", "van-2"):
+                assert get(client, f"/director/{other}/{name}")[0] == 404
+                assert get(client, f"/director/vehicles/{other}.json")[0] == 404
+    assert app.directors.read("van-1", name) != app.directors.read("van-2", name)
 
 
 @pytest.mark.parametrize(
