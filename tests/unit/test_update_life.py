@@ -153,7 +153,7 @@ class Life(RuleBasedStateMachine):
     def desired_again(self) -> None:
         self.hear()
 
-    @rule(sign=RELEASES, speed=RELEASES, together=st.booleans(), switched=st.booleans())
+    @rule(sign=RELEASES, speed=RELEASES, together=st.sampled_from([True, True, False]), switched=st.booleans())
     def desired_and_prepared(self, sign: int, speed: int, together: bool, switched: bool) -> None:
         """The usual way to a trial, which random steps alone seldom find."""
         self.full = False
@@ -229,6 +229,12 @@ class Life(RuleBasedStateMachine):
         self.no_group_runs_in_part()
         for slot in TASKS:
             self.feed(slot, ev.DriveStarted(ref(slot, self.running[slot]), self.stored[slot]))
+
+    @precondition(lambda self: any(state.group for state in self.stored.values()))
+    @rule()
+    def drive_is_killed_with_a_group_on_trial(self) -> None:
+        """What random steps alone seldom find."""
+        self.drive_is_killed()
 
     def no_group_runs_in_part(self) -> None:
         for state in self.stored.values():
