@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -153,7 +154,17 @@ def become(parent: int, arguments: Sequence[str]) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before it could be watched
         sys.exit(1)
+    allow_descriptors()
     os.execvp(arguments[0], list(arguments))
+
+
+def allow_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one, for this process and what it becomes.
+
+    Every vehicle is a connection, and the usual soft limit is 1024.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ def command(app: Application, output: Output) -> None:
       roadloop broker --workspace ./fleet
     """
     from roadloop_cloud.broker import broker_arguments, find_mosquitto, write_broker_files
+    from roadloop_cloud.supervise import allow_descriptors
 
     program = find_mosquitto()
+    allow_descriptors()
     write_broker_files(app.workspace, app.authority)
     broker = app.workspace.config.broker
     output.note(f"mosquitto {program.version()} on {broker.bind or broker.host}:{broker.port}")
