@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from roadloop_agent.link.spool import Spool
     from roadloop_agent.update.conditions import Surroundings
     from roadloop_agent.update.director import Assignment, Director
+    from roadloop_agent.update.fetch import Inbox
     from roadloop_agent.update.glance import Fetcher as MetadataFetcher
     from roadloop_agent.update.https import HttpsFetcher
     from roadloop_agent.update.selftest import SelfTest
@@ -426,12 +427,13 @@ def build_updates(
     *,
     selftest: "SelfTest | None" = None,
     read_images: "Callable[[Fetcher, TrustedTime], SignedTargets] | None" = None,
+    inbox: "Inbox | None" = None,
     tick_s: float = 0.5,
 ) -> "UpdateService":
     """The update service and all that it needs.
 
-    Digital twins have another `selftest` (by default a process of its own runs it), and other ways to read what the
-    image repository signs (by default a client of this vehicle's own).
+    Digital twins have another `selftest` (by default a process of its own runs it), another way to read what the image
+    repository signs (by default a client of this vehicle's own), and an `inbox` of blocks that they share turns at.
     """
     from roadloop_agent.update.apart import ask_apart
     from roadloop_agent.update.check import CheckSchedule, DirectorCheck
@@ -448,7 +450,7 @@ def build_updates(
     from roadloop_agent.update.trusted_time import TrustedTime
 
     store = open_store(config)
-    blocks = BlockFetcher(mailroom.send_fetch, clock, hear=mailroom.hear)
+    blocks = BlockFetcher(mailroom.send_fetch, clock, inbox=inbox, hear=mailroom.hear)
     https = None if config.files.url is None else _https_fetcher(config, config.files.url, mailroom, clock)
     fetcher = TransportFetcher(blocks, https, link_class, clock, lambda view: mailroom.show_files(asdict(view)))
 

@@ -27,6 +27,7 @@ from roadloop_agent.sim.life import Life, Parts, TwinMailroom, WakingQueue
 from roadloop_agent.sim.loop import Loop
 from roadloop_agent.sim.mqtt import TwinMqtt
 from roadloop_agent.sim.scenario import Fate, Scenario, fate_of
+from roadloop_agent.sim.turns import PatientInbox, Turns
 from roadloop_agent.sim.twin import Twin
 from roadloop_agent.suspend import SleepWatch
 from roadloop_agent.update.conditions import Facts
@@ -37,7 +38,8 @@ from roadloop_models.errors import GoldenMismatchError
 
 WORKERS = 1024
 """How many twins of a process download at a time: mostly they wait, for blocks that go to many at once."""
-CONNECTORS = 8
+TURNS = 2
+CONNECTORS = 4
 """How many twins of a process connect at a time."""
 
 
@@ -48,13 +50,14 @@ def build_fleet(folders: Sequence[Path], scenario: Scenario, memory: Path) -> Tw
     loop = Loop(clock)
     workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="twin-worker")
     connectors = ThreadPoolExecutor(CONNECTORS, thread_name_prefix="twin-connect")
-    images = SharedImages(memory / "images", folders[0] / "trust", clock)
+    turns = Turns(TURNS)
+    images = SharedImages(memory / "images", folders[0] / "trust", clock, turns)
     twins = []
     for folder in folders:
         config = load_config(folder / "vehicle.toml")
         fate = fate_of(scenario, config.vehicle_id, config.profile.hardware)
-        build = partial(_build, loop=loop, workers=workers, connectors=connectors, images=images)
-        twins.append(Twin(config, fate, seed=str(scenario.seed), build=build, loop=loop, workers=workers))
+        build = partial(_build, loop=loop, workers=workers, connectors=connectors, images=images, turns=turns)
+        twins.append(Twin(config, fate, seed=str(scenario.seed), build=build, loop=loop, workers=workers, turns=turns))
     return TwinFleet(twins, loop, (workers, connectors), scenario.rates.start_within_s)
 
 
@@ -65,7 +68,13 @@ def allow_descriptors() -> None:
 
 
 def _build(
-    twin: Twin, *, loop: Loop, workers: ThreadPoolExecutor, connectors: ThreadPoolExecutor, images: SharedImages
+    twin: Twin,
+    *,
+    loop: Loop,
+    workers: ThreadPoolExecutor,
+    connectors: ThreadPoolExecutor,
+    images: SharedImages,
+    turns: Turns,
 ) -> Life:
     """A start of the agent: as ../app.py's run_link and run_drive, with the twin's own transport, spool and drive."""
     config, clock, broker = twin.config, loop.clock, twin.config.broker
@@ -104,6 +113,7 @@ def _build(
         Facts,
         selftest=_selftest(twin.fate),
         read_images=images.read,
+        inbox=PatientInbox(turns),
         tick_s=twin.fate.rates.tick_s,
     )
     link = Link(
@@ -136,7 +146,7 @@ def _build(
         batcher=batcher,
         spool=twin.spool,
     )
-    return Life(parts, loop, workers, lambda: time.time_ns() // 1_000_000)
+    return Life(parts, loop, workers, turns, lambda: time.time_ns() // 1_000_000)
 
 
 class _Nowhere:

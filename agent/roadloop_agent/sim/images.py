@@ -6,7 +6,8 @@ have. What is a vehicle's own stays its own: its director, whether both agree on
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from typing import cast
 from tuf.api.metadata import TargetFile
 from tuf.ngclient.fetcher import FetcherInterface
 
+from roadloop_agent.sim.turns import Turns
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.trust import SignedTargets, Trust
 from roadloop_agent.update.trusted_time import TrustedTime
@@ -26,9 +28,12 @@ KEPT_S = 30.0
 class SharedImages:
     """One client of the image repository; whoever finds its memory old asks for all. Any thread may ask."""
 
-    def __init__(self, directory: Path, provisioned: Path, mono: Callable[[], float], kept_s: float = KEPT_S) -> None:
+    def __init__(
+        self, directory: Path, provisioned: Path, mono: Callable[[], float], turns: Turns, kept_s: float = KEPT_S
+    ) -> None:
         """`directory`: the client's memory; `provisioned`: `trust/` of any vehicle of the fleet."""
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
+        self._turns = turns
         self._directory = directory
         self._provisioned = provisioned
         self._mono = mono
@@ -46,12 +51,22 @@ class SharedImages:
 
     def newer_than(self, since_s: float, fetcher: Fetcher, time: TrustedTime) -> SignedTargets:
         """What was asked for since then, by anybody; else it is asked for now."""
-        with self.lock:
+        with self.alone():
             if self._signed is None or self._asked_s < since_s:
                 asked_s = self._mono()
                 self._signed = Trust(self._directory, self._provisioned, fetcher, time.now).refresh()
                 self._asked_s = asked_s
             return self._signed
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One twin at a time. Who waits for it has no turn: the one that is in may need it."""
+        with self._turns.aside():
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class _SharedTargets(SignedTargets):
     def find(self, path: str) -> TargetFile | None:
         """See SignedTargets; one twin at a time, because a task's role may be new to all of them."""
         assert self.asker is not None
-        with self.asker.images.lock:
+        with self.asker.images.alone():
             return super().find(path)
 
     def manifest(self, ref: ReleaseRef) -> TargetFile:

@@ -17,6 +17,7 @@ from roadloop_agent.sim.loop import Loop
 from roadloop_agent.sim.mqtt import TwinMqtt
 from roadloop_agent.sim.scenario import Rates
 from roadloop_agent.sim.spool import MemorySpool
+from roadloop_agent.sim.turns import Turns
 from roadloop_agent.update.service import UpdateService
 from roadloop_models.contract.messages import ReportedSlot
 
@@ -69,10 +70,11 @@ class Parts:
 class Life:
     """See the module. All in the loop's thread, but for `wake` and what the workers do."""
 
-    def __init__(self, parts: Parts, loop: Loop, workers: Executor, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, parts: Parts, loop: Loop, workers: Executor, turns: Turns, wall_ms: Callable[[], int]) -> None:
         self.parts = parts
         self._loop = loop
         self._workers = workers
+        self._turns = turns
         self._wall_ms = wall_ms
         self._over = False
         self._settled = False
@@ -175,8 +177,9 @@ class Life:
 
     def _work(self) -> None:
         try:
-            while self.parts.updates.has_work and not self._over:
-                self.parts.updates.work()
+            with self._turns.taken():
+                while self.parts.updates.has_work and not self._over:
+                    self.parts.updates.work()
         finally:
             self._loop.soon(self._worked)
 

@@ -12,6 +12,7 @@ from roadloop_agent.sim.life import Life
 from roadloop_agent.sim.loop import Loop
 from roadloop_agent.sim.scenario import Fate
 from roadloop_agent.sim.spool import MemorySpool
+from roadloop_agent.sim.turns import Turns
 from roadloop_agent.sim.weather import Spell, spells
 
 _LOOK_S = 0.1
@@ -29,6 +30,7 @@ class Twin:
         build: Callable[["Twin"], Life],
         loop: Loop,
         workers: Executor,
+        turns: Turns,
     ) -> None:
         """`build` makes a life out of what the twin keeps; it runs in a worker, because it reads and writes files."""
         self.config = config
@@ -40,6 +42,7 @@ class Twin:
         self._build = build
         self._loop = loop
         self._workers = workers
+        self._turns = turns
         self._settled = False
 
     def chance(self) -> float:
@@ -112,7 +115,8 @@ class Twin:
 
     def _make(self) -> None:
         try:
-            life = self._build(self)
+            with self._turns.taken():
+                life = self._build(self)
         except Exception as error:
             failure = error
 
