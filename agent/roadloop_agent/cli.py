@@ -29,7 +29,7 @@ def main() -> None:
 @one_line_errors
 def run(config_path: Path) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    from roadloop_agent.app import run_agent
+    from roadloop_agent.app.start import run_agent
     from roadloop_agent.log import setup_logging
 
     setup_logging()
@@ -51,7 +51,7 @@ def validate(config_path: Path, logs: tuple[str, ...], as_json: bool) -> None:
     """Check configuration, certificates, sources and bundles; show what each slot would get."""
     import msgspec
 
-    from roadloop_agent.app import open_store
+    from roadloop_agent.app.store import open_store
     from roadloop_agent.cli_signals import SIGNALS_HEADER, signal_rows
     from roadloop_agent.config import load_config
     from roadloop_agent.drive.sources.signals.survey import LogChoice
@@ -165,7 +165,7 @@ def selftest(bundle_dir: Path | None, config_path: Path, as_json: bool) -> None:
     """Run the golden vectors of a bundle, or of everything that is installed here."""
     import msgspec
 
-    from roadloop_agent.app import open_store
+    from roadloop_agent.app.store import open_store
     from roadloop_agent.config import load_config
     from roadloop_agent.selftest import self_test
     from roadloop_models.bundle import Bundle

@@ -1,7 +1,7 @@
 """`python -m roadloop_agent.watch CONFIG STATE_DIR`: what `roadloop-agent run` becomes when all has been looked at.
 
 This process stays for ever, so it loads neither the configuration nor anything that reads it: it builds the supervisor
-from its arguments alone. `app.py` builds what the children are.
+from its arguments alone. `app/` builds what the children are.
 """
 
 import os

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from roadloop_agent.app import open_store, provision
+from roadloop_agent.app.store import open_store, provision
 from roadloop_agent.config import load_config
 from roadloop_agent.ipc import FromDrive, Pipe, Switch, Switched, encode_ipc
 from roadloop_agent.socketpair import make_socketpair

@@ -14,13 +14,19 @@ from roadloop_agent.link.spool import Spool
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        ("roadloop_agent.drive.process, roadloop_agent.app", "paho tuf sqlalchemy sqlitedict cryptography torch"),
+        (
+            "roadloop_agent.app.drive",
+            "cv2 onnxruntime ai_edge_litert paho tuf sqlalchemy sqlitedict cryptography torch",
+        ),
         ("roadloop_agent.drive.sources.speeds, roadloop_agent.drive.slots", "cv2 onnxruntime ai_edge_litert"),
         (
-            "roadloop_agent.link.process, roadloop_agent.link.intake, roadloop_agent.update.service",
-            "cv2 onnxruntime ai_edge_litert tflite_runtime torch sqlalchemy",
+            "roadloop_agent.app.link",
+            "cv2 onnxruntime ai_edge_litert tflite_runtime torch sqlalchemy tuf.ngclient",
         ),
-        ("roadloop_agent.app, roadloop_agent.supervisor", "numpy cv2 paho tuf onnxruntime sqlitedict"),
+        (
+            "roadloop_agent.app.__main__, roadloop_agent.app.start, roadloop_agent.supervisor",
+            "numpy cv2 paho tuf onnxruntime sqlitedict",
+        ),
         ("roadloop_agent.cli", "numpy cv2 paho tuf onnxruntime sqlitedict"),
     ],
 )

@@ -1,21 +1,22 @@
-"""Builds the twins of one process and connects them, as ../app.py does it for a vehicle."""
+"""Builds the twins of one process and connects them, as ../app/ does it for a vehicle."""
 
 import random
 import resource
-import ssl
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 
-from roadloop_agent.app import build_updates, open_store, provision
+from roadloop_agent.app.store import open_store, provision
+from roadloop_agent.app.tls import vehicle_tls
+from roadloop_agent.app.updates import build_updates
 from roadloop_agent.boot import next_boot
-from roadloop_agent.config import Config, load_config
+from roadloop_agent.config import load_config
 from roadloop_agent.link.batcher import Batcher
 from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.metering import Metering
-from roadloop_agent.link.mqtt import Endpoint, tls_context
+from roadloop_agent.link.mqtt import Endpoint
 from roadloop_agent.link.process import Link
 from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
 from roadloop_agent.link.value import Appraiser, Memory
@@ -76,7 +77,7 @@ def _build(
     images: SharedImages,
     turns: Turns,
 ) -> Life:
-    """A start of the agent: as ../app.py's run_link and run_drive, with the twin's own transport, spool and drive."""
+    """A start of the agent: as ../app/'s run_link and run_drive, with the twin's own transport, spool and drive."""
     config, clock, broker = twin.config, loop.clock, twin.config.broker
     config.state_dir.mkdir(parents=True, exist_ok=True)
     if not open_store(config).is_provisioned():
@@ -98,7 +99,7 @@ def _build(
     mailroom = TwinMailroom(drive, events)
     transport = TwinMqtt(
         Endpoint(broker.host, broker.port, config.vehicle_id, broker.keepalive_s),
-        lru_cache(1)(partial(_tls, config)),
+        lru_cache(1)(partial(vehicle_tls, config)),
         [(channel.subscription(config.vehicle_id), channel.qos) for channel in SUBSCRIPTIONS],
         mailroom.post,
         loop=loop,
@@ -154,11 +155,6 @@ class _Nowhere:
 
     def put(self, key: str, value: object) -> None:
         """See link.process.StatusStore."""
-
-
-def _tls(config: Config) -> ssl.SSLContext:
-    broker = config.broker
-    return tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key)))
 
 
 def _selftest(fate: Fate) -> SelfTest:
