@@ -23,7 +23,7 @@ batch_age_s = 30.0
 start_within_s = {STARTED_S}
 """
 SETTINGS = Settings(waves=("1%", "25%", "100%"), soak_s=2.0, timeout_s=1200.0, health_window_s=25.0, min_executed=5)
-_PATIENCE_S = 600.0
+_PATIENCE_S = 1500.0
 _figure = partial(Figure, command="scripts/bench fleet")
 
 
