@@ -178,7 +178,9 @@ def test_a_signal_that_the_profile_names_and_the_log_never_has_is_named_too(conf
 
 
 def test_a_log_without_anything_that_a_slot_takes_is_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing_needed = OnBoard("signals", "none:none", "none:none", "none:none", uses=("Vehicle.CurrentLocation.Altitude",))
+    nothing_needed = OnBoard(
+        "signals", "none:none", "none:none", "none:none", uses=("Vehicle.CurrentLocation.Altitude",)
+    )
     monkeypatch.setitem(ON_BOARD, "placing", nothing_needed)
     folder = config.profile_path.parent
     (folder / "gnss.nmea").write_bytes(sentence("GNRMC,001640.00,A,4807.0,N,01131.0,E,1,2,010170,,,A"))
