@@ -1,5 +1,6 @@
 """The documentation's commands, run as they stand, page by page: each `sh` block in order, `&` in the background."""
 
+import contextlib
 import json
 import os
 import re
@@ -38,15 +39,14 @@ class Reader:
             "DATA": str(data),
             "OBJECTS": str(data),
         }
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port, self.files_port = _free_ports(2)
         self.background: list[subprocess.Popen[bytes]] = []
 
     def run(self, block: str) -> None:
         """Type one block. A command that fails fails the test with what it said."""
         for typed in block.strip().splitlines():
             command = re.sub(r"^roadloop init \./fleet", rf"\g<0> --port {self.port}", typed)
+            command = re.sub(r"--files-port \d+", f"--files-port {self.files_port}", command)
             if command.rstrip().endswith("&"):
                 words = shlex.split(command.rstrip().removesuffix("&"))
                 log = (self.folder / f"background-{len(self.background)}.log").open("wb")
@@ -102,6 +102,14 @@ class Reader:
             process.terminate()
         for process in reversed(self.background):
             process.wait(30)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as open_sockets:
+        probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture
