@@ -32,7 +32,7 @@ health_every_s = 0.5
 batch_age_s = 1.0
 """
 LONG_S = 300.0
-FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=2.0, min_executed=5)
+FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=10.0, min_executed=5)
 EVERYBODY = Target(everyone=True)
 
 
@@ -95,7 +95,7 @@ def test_a_release_that_is_bad_on_one_hardware_stops_within_its_wave(cloud: Twin
         f"\n500 twins, 150 of them with a release that fails: {len(offered)} were offered it; "
         f"stopped after {decided_s:.1f} s, all back after {back_s:.1f} s"
     )
-    assert (view.state, view.reason.startswith("taken back from board-b")) == ("succeeded", True)
+    assert (view.state, view.reason.startswith("taken back from board-b")) == ("succeeded", True), view.reason
     assert {m.wave for m in offered} == {0}, "no wave after the first was offered it there"
     assert cloud.running() == {"tiny-2": 350, "tiny-1": 150}
     assert not [m.vehicle for m in view.members if m.vehicle.startswith("good") and m.taken_back]
