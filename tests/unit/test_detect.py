@@ -241,6 +241,14 @@ def test_answers_that_are_not_finite_are_a_failure_and_not_an_empty_road(name: s
         detector(written, 64, 64)
 
 
+def test_class_probabilities_below_zero_are_a_failure_and_no_detection() -> None:
+    detector = build_detector(Postprocess("fastestdet", {"min_score": 0.5}), ImageLetterbox(64, 64), LABELS)
+    (cells,) = fastestdet_outputs(BOXES, 0.8)
+    cells[:, 5:] = -0.9
+    with pytest.raises(FailedError, match="scores that are not finite"):
+        detector((cells,), 64, 64)
+
+
 @pytest.mark.parametrize("count", [1, FEW + 1])
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_one_score_that_is_no_number_is_a_failure(wrong: float, count: int) -> None:

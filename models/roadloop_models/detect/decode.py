@@ -5,7 +5,7 @@ microseconds beside a network of milliseconds. Each class is one layout; a manif
 """
 
 from collections.abc import Sequence
-from math import tanh
+from math import nan, tanh
 from typing import Protocol
 
 import numpy as np
@@ -66,8 +66,8 @@ class FastestDet:
             half_width, half_height = (1 + tanh(w / 2)) * quarter_width, (1 + tanh(h / 2)) * quarter_height
             boxes.append((middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height))
             best = picked.item(5 + classes[number], number)
-            # objectness^0.6 * class^0.4 with one power
-            scores.append((objectness * objectness * objectness * best * best) ** 0.2)
+            # objectness^0.6 * class^0.4 with one power; below zero there is none, and suppression refuses NaN
+            scores.append((objectness * objectness * objectness * best * best) ** 0.2 if best >= 0 else nan)
         return Detections(boxes, scores, classes)
 
 
