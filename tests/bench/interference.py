@@ -25,6 +25,7 @@ from roadloop_models.contract.columns import encode_columns
 from roadloop_models.contract.messages import Desired, Policy, TelemetryBatch
 from roadloop_models.contract.streams import DETECTION, HEALTH, SIGN_DECISION, Stream
 from roadloop_models.packaged import packaged_bundles
+from tests.bench.driving_profiles import DETECTOR_PROFILE, SIGN_PROFILE, SLOT
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.latency import imported_detector
 from tests.fakes.agent import TestVehicle
@@ -32,7 +33,7 @@ from tests.fakes.broker import MosquittoBroker
 from tests.fakes.repository import Repository, utc_now
 from tests.fakes.small_cloud import SmallCloud
 
-VAN, SLOT = "van-bench", "eye"
+VAN = "van-bench"
 BACKLOG_SAMPLES, BATCH = 100_000, 100
 QUIET_S = 20.0
 PATIENCE_S = 120.0
@@ -48,32 +49,6 @@ class Case:
     """Makes or finds the bundle, given a folder to make it in."""
     profile: str
     stream: Stream
-
-
-SIGN_PROFILE = f"""
-hardware = "bench"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.{SLOT}]
-task = "traffic-sign"
-runtime = "onnx"
-source = "camera"
-rate_hz = 100.0
-"""
-DETECTOR_PROFILE = f"""
-hardware = "bench"
-[sources.camera]
-kind = "video"
-path = "{{clip}}"
-loop = true
-[slots.{SLOT}]
-task = "object-detection"
-runtime = "onnx"
-precision = "fp32"
-source = "camera"
-rate_hz = 15.0
-"""
 
 
 def figures(data: Path | None) -> list[Result]:

@@ -12,8 +12,9 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import Desired, ReleaseRef
 from roadloop_models.contract.streams import DETECTION, SIGN_DECISION
 from roadloop_models.packaged import packaged_bundles
+from tests.bench.driving_profiles import DETECTOR_PROFILE, SIGN_PROFILE, SLOT
 from tests.bench.figures import Figure, Result, Skipped
-from tests.bench.interference import DETECTOR_PROFILE, SIGN_PROFILE, SLOT, VAN, Case, another_version, latencies
+from tests.bench.interference import VAN, Case, another_version, latencies
 from tests.bench.latency import imported_detector
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker

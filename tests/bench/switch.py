@@ -17,40 +17,16 @@ from roadloop_models.bundle.manifest import encode_manifest
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.contract.streams import DETECTION, SIGN_DECISION, Stream
 from roadloop_models.packaged import packaged_bundles
+from tests.bench.driving_profiles import DETECTOR_PROFILE, SIGN_PROFILE, SLOT
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.latency import imported_detector
 from tests.fakes.driving import Driving
 
-SLOT = "eye"
 SWITCHES = 20
 PAUSE_S = 0.7
 WARM_S = 3.0
 SETTLE_S = 1.5
 """Until the health messages of a stretch are here."""
-SIGN_PROFILE = f"""
-hardware = "bench"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.{SLOT}]
-task = "traffic-sign"
-runtime = "onnx"
-source = "camera"
-rate_hz = 100.0
-"""
-DETECTOR_PROFILE = f"""
-hardware = "bench"
-[sources.camera]
-kind = "video"
-path = "{{clip}}"
-loop = true
-[slots.{SLOT}]
-task = "object-detection"
-runtime = "onnx"
-precision = "fp32"
-source = "camera"
-rate_hz = 15.0
-"""
 _figure = partial(Figure, command="scripts/bench delivery")
 
 
