@@ -83,8 +83,8 @@ def _build(
     if not open_store(config).is_provisioned():
         provision(config)
     boot = next_boot(config.state_dir, config.spool_path)
-    limits = {"metered": config.network.on_unmetered, "unmetered": config.network.on_unmetered}
-    traffic = Traffic(limits, {})  # type: ignore[arg-type]
+    unmetered = config.network.on_unmetered
+    traffic = Traffic({"metered": unmetered, "unmetered": unmetered}, {})
     session = Session(
         config.vehicle_id,
         f"twin-{random.getrandbits(32):08x}",

@@ -45,7 +45,7 @@ class TwinFleet:
             twin.close()
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
-        return {"status": status, "faults": loop.faults, "late_s": round(loop.late_s, 3), "twins": accounts}
+        return {"status": status, "twins": accounts}
 
     def status(self) -> dict[str, Any]:
         """Sums over all twins."""

@@ -93,7 +93,7 @@ class Loop:
     def _do(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 (one twin's fault must not end the others; it is counted)
             self.faults += 1
             _LOG.exception("a twin's turn")
 
