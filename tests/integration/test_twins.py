@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ health_every_s = 0.5
 batch_age_s = 1.0
 """
 LONG_S = 300.0
-FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=10.0, min_executed=5)
+FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=2.0, min_executed=5)
 EVERYBODY = Target(everyone=True)
 
 
@@ -75,7 +76,8 @@ def test_a_release_that_is_bad_on_one_hardware_stops_within_its_wave(cloud: Twin
     with cloud.service(), Twins(cloud, scenario) as twins:
         report_in(cloud, 500)
         begin_s = time.monotonic()
-        rollout = cloud.app.rollouts.create(TASK, release, EVERYBODY, FAST)
+        # On a busy machine 500 twins have not all decided something within the two seconds that do for fewer.
+        rollout = cloud.app.rollouts.create(TASK, release, EVERYBODY, replace(FAST, health_window_s=10.0))
 
         def bad() -> list[str]:
             return [m.vehicle for m in cloud.app.rollouts.show(rollout).members if m.taken_back]
@@ -113,7 +115,7 @@ def test_rough_links_and_power_cuts_lose_nothing_and_leave_nobody_behind(cloud: 
     )
     with cloud.service(), Twins(cloud, scenario, drain_s=LONG_S) as twins:
         report_in(cloud, 60)
-        settings = Settings(**{**vars(FAST), "success_threshold": 0.5, "error_threshold": 0.5})
+        settings = replace(FAST, success_threshold=0.5, error_threshold=0.5)
         cloud.app.rollouts.create(TASK, release, EVERYBODY, settings)
         wait_until("all run it", all_run(cloud, "tiny-2", 60), 2 * LONG_S)
         account = twins.finish()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from roadloop_agent.update import health
-from roadloop_agent.update.health import Baseline, Verdict, Window, judge, learn, observe
+from roadloop_agent.update.health import SILENCE_S, Baseline, Verdict, Window, judge, learn, observe
 from roadloop_models.contract.messages import ReleaseRef
 
 
@@ -60,7 +60,11 @@ def test_the_error_rate_may_reach_its_bound(errors: int, wanted: Verdict) -> Non
 
 def test_no_decision_is_a_failure() -> None:
     assert verdict(Sample(decisions=0))[0] is Verdict.TAKE_BACK
-    assert verdict()[0] is Verdict.TAKE_BACK
+
+
+def test_without_any_word_from_drive_the_end_of_the_window_is_waited_past_but_not_for_ever() -> None:
+    assert verdict(passed_s=30.0 + SILENCE_S - 0.1)[0] is Verdict.UNDECIDED
+    assert verdict(passed_s=30.0 + SILENCE_S)[0] is Verdict.TAKE_BACK
 
 
 def test_a_source_that_ended_after_enough_decisions_is_no_failure() -> None:

@@ -18,6 +18,9 @@ ENOUGH_DECISIONS = 5
 """Decisions that count as evidence where the source has nothing more to give."""
 IDLE_WINDOWS = 10
 """How many windows a trial may last while its source is idle and has not given ENOUGH_DECISIONS."""
+SILENCE_S = 10.0
+"""How long past its end a window waits for a first word from drive: after a stall of link (a suspended machine) its
+clock is ahead of what drive has said meanwhile. A drive that hangs is the supervisor's to end."""
 LATENCY_FLOOR_US = 5_000.0
 """Below this no version is too slow, whatever the incumbent needs."""
 CONFIDENCE_RATIO = 0.5
@@ -85,6 +88,7 @@ class Window:
     confidence_sum: float = 0.0
     confidence_count: int = 0
     idle: bool = False
+    samples: int = 0
 
     @property
     def attempts(self) -> int:
@@ -120,6 +124,7 @@ def observe(window: Window, sample: HealthSample) -> Window:
         confidence_sum=window.confidence_sum + (known * confidence if known and confidence else 0.0),
         confidence_count=window.confidence_count + known,
         idle=sample.idle,
+        samples=window.samples + 1,
     )
 
 
@@ -129,6 +134,8 @@ def judge(window: Window, now_s: float) -> tuple[Verdict, ErrorInfo | None]:
         return _bad(_error_text(window))
     passed_s = now_s - window.opened_s
     if passed_s < window.length_s:
+        return Verdict.UNDECIDED, None
+    if not window.samples and passed_s < window.length_s + SILENCE_S:
         return Verdict.UNDECIDED, None
     starved = window.idle and window.attempts < ENOUGH_DECISIONS
     if starved and passed_s < IDLE_WINDOWS * window.length_s:

@@ -62,14 +62,15 @@ def kill_in_download(
     agent.restart()
     least = kept
 
-    def spoke() -> bool:
+    def runs() -> int | None:
+        """The release that it says it runs since it was started again; a first report may not know yet."""
         nonlocal least
         least = min(least, _kept(state_dir)[0] or least)
-        return watcher.vehicle(vehicle).boot > boot
+        seen = watcher.vehicle(vehicle)
+        slot = next((slot for slot in seen.reported.values() if slot["task"] == offered.task), {})
+        return (slot.get("running") or {}).get("release") if seen.boot > boot else None
 
-    wait_for(f"{vehicle} to report after its restart", spoke, 60, every_s=0.02)
-    slots = watcher.vehicle(vehicle).reported.values()
-    running = next(slot["running"]["release"] for slot in slots if slot["task"] == offered.task)
+    running = wait_for(f"{vehicle} to say what it runs after its restart", runs, 60, every_s=0.02)
     if running == offered.release or least < kept:
         raise DemoError(f"{vehicle} came back on release {running} with {least} of the {kept} blocks it had")
     outcome = f"{vehicle} came back on release {running} and resumed with the {kept} of {total} blocks that it had"

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 BIN = Path(sys.executable).parent
 STOP_TIMEOUT_S = 20.0
+Found = TypeVar("Found")
 
 
 class DemoError(Exception):
@@ -72,13 +73,14 @@ class Service:
             )
 
 
-def wait_for(what: str, reached: Callable[[], bool], timeout_s: float, every_s: float = 0.25) -> None:
-    """Poll until something has come about. Raises DemoError, naming it, when time is up."""
+def wait_for(what: str, reached: Callable[[], Found], timeout_s: float, every_s: float = 0.25) -> Found:
+    """Poll until something has come about; what it is. Raises DemoError, naming it, when time is up."""
     deadline_s = time.monotonic() + timeout_s
-    while not reached():
+    while not (found := reached()):
         if time.monotonic() > deadline_s:
             raise DemoError(f"waited {timeout_s:.0f} s in vain: {what}")
         time.sleep(every_s)
+    return found
 
 
 def tls_version(port: int, identity: Path) -> str | None:
