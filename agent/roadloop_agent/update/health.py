@@ -133,9 +133,7 @@ def judge(window: Window, now_s: float) -> tuple[Verdict, ErrorInfo | None]:
     if window.attempts >= ENOUGH_ATTEMPTS and window.error_rate > window.max_error_rate:
         return _bad(_error_text(window))
     passed_s = now_s - window.opened_s
-    if passed_s < window.length_s:
-        return Verdict.UNDECIDED, None
-    if not window.samples and passed_s < window.length_s + SILENCE_S:
+    if passed_s < window.length_s + (0.0 if window.samples else SILENCE_S):
         return Verdict.UNDECIDED, None
     starved = window.idle and window.attempts < ENOUGH_DECISIONS
     if starved and passed_s < IDLE_WINDOWS * window.length_s:
