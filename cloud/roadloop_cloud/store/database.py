@@ -14,7 +14,7 @@ from roadloop_cloud.store.base import Base
 from roadloop_cloud.store.ingest_tables import Meta
 from roadloop_models.errors import ConfigError, RetryLaterError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 30.0
 _READ_ONLY = "roadloop_read_only"
 
