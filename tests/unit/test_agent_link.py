@@ -30,9 +30,10 @@ from roadloop_agent.link import intake as intake_module
 from roadloop_agent.link.batcher import Batcher, CapturedItem, Gap, Intake, SealedBatch
 from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.intake import PipeReader
+from roadloop_agent.link.mailroom import Mailroom
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
-from roadloop_agent.link.process import Link, Mailroom
+from roadloop_agent.link.process import Link
 from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.value import Appraiser, Memory

@@ -21,10 +21,11 @@ from roadloop_agent.link.budget import Traffic
 from roadloop_agent.link.cache import Cache
 from roadloop_agent.link.intake import PipeReader
 from roadloop_agent.link.local import LocalServer
+from roadloop_agent.link.mailroom import Mailroom
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.metrics import Meter
 from roadloop_agent.link.mqtt import Endpoint, MqttLink
-from roadloop_agent.link.process import Link, Mailroom
+from roadloop_agent.link.process import Link
 from roadloop_agent.link.routes import classifier, read_routes
 from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
 from roadloop_agent.link.spool import Spool

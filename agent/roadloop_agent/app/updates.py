@@ -12,7 +12,7 @@ from roadloop_agent.app.store import open_store
 from roadloop_agent.app.tls import vehicle_tls
 from roadloop_agent.config import Config
 from roadloop_agent.link.budget import LinkClass
-from roadloop_agent.link.process import Mailroom
+from roadloop_agent.link.mailroom import Mailroom
 from roadloop_agent.update.apart import ask_apart
 from roadloop_agent.update.check import CheckSchedule, DirectorCheck
 from roadloop_agent.update.conditions import Surroundings

@@ -5,8 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -14,17 +13,23 @@ from roadloop_agent.ipc import (
     FromDrive,
     Hello,
     ShadowSums,
-    ShadowWish,
     SlotHealth,
-    Switch,
     Switched,
-    Watch,
-    encode_ipc,
+)
+from roadloop_agent.link.mailroom import (
+    DirectorSaid,
+    DriveSaid,
+    Event,
+    FilesCame,
+    FromUpdates,
+    Hear,
+    Mailroom,
+    TroubleChanged,
 )
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
+from roadloop_agent.link.parts import Ledger, StatusStore, Transport, Updates
 from roadloop_agent.link.session import Connect, Disconnect, Publish, Session, Subscribe, Unsubscribe
-from roadloop_agent.link.spool import CursorEffect, SpoolStats
 from roadloop_agent.memory import Tidy
 from roadloop_agent.suspend import SleepWatch
 from roadloop_models import __version__
@@ -36,9 +41,7 @@ from roadloop_models.contract.messages import (
     Cursor,
     Desired,
     ErrorInfo,
-    FetchRequest,
     FileBlock,
-    ReleaseRef,
     Reported,
     ReportedSlot,
 )
@@ -48,204 +51,6 @@ _LOG = logging.getLogger(__name__)
 _STATUS_PERIOD_S = 2.0
 _TEND_PERIOD_S = 1.0
 _CLOSE_TIMEOUT_S = 2.0
-
-
-class Updates(Protocol):
-    """The update service, as link sees it. None of these waits for anything."""
-
-    def on_desired(self, desired: Desired) -> None:
-        """The cloud's newest wish."""
-
-    def on_connected(self) -> None:
-        """There is a new connection."""
-
-    def on_block(self, sha256: str, n: int, block: FileBlock) -> None:
-        """Block `n` of the content with that hash has come."""
-
-    def on_hello(self, hello: Hello) -> None:
-        """Drive has started, or link has found it running."""
-
-    def on_health(self, health: SlotHealth) -> None:
-        """How a slot does."""
-
-    def on_switched(self, switched: Switched) -> None:
-        """Drive's answer to a switch."""
-
-    def on_shadow(self, sums: ShadowSums) -> None:
-        """How a candidate does in a slot's shadow."""
-
-
-class Transport(Protocol):
-    """The connection, as the owner uses it."""
-
-    def connect(self, will: Publish) -> None:
-        """Begin a connection; an event follows."""
-
-    def publish(self, message: Publish) -> None:
-        """Publish while connected."""
-
-    def subscribe(self, pattern: str) -> None:
-        """Receive a filter as well while connected."""
-
-    def unsubscribe(self, pattern: str) -> None:
-        """Receive it no more."""
-
-    def drop(self) -> None:
-        """Close the connection at once."""
-
-    def close(self, timeout_s: float) -> None:
-        """Close it when what was published is acknowledged."""
-
-
-class Ledger(Protocol):
-    """The part of the spool that the owner uses."""
-
-    def apply_cursor(self, cursor: Cursor, now_s: float) -> CursorEffect:
-        """Take the cloud's word. Raises DiskFullError."""
-
-    def stats(self) -> SpoolStats:
-        """What is held now."""
-
-    def tend(self, now_s: float) -> None:
-        """A small part of what has to be done some time. Raises DiskFullError."""
-
-
-class StatusStore(Protocol):
-    """Where what `status` shows is kept."""
-
-    def put(self, key: str, value: Any) -> None:
-        """Remember a value."""
-
-
-@dataclass(frozen=True)
-class SpoolChanged:
-    """There is more to send."""
-
-
-@dataclass(frozen=True)
-class FromUpdates:
-    """The update service wants this fetched, or says this of the slots."""
-
-    fetch: FetchRequest | None = None
-    slots: Mapping[str, ReportedSlot] | None = None
-
-
-@dataclass(frozen=True)
-class DirectorSaid:
-    """What came of asking the director: the newest version that was verified, and what is wrong."""
-
-    version: int
-    error: ErrorInfo | None
-
-
-@dataclass(frozen=True)
-class Hear:
-    """The update service waits for this content; None: for none."""
-
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class FilesCame:
-    """So many bytes of files came beside this connection, or this is to be shown of how files come."""
-
-    size_bytes: int = 0
-    view: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class DriveSaid:
-    """Drive has introduced itself."""
-
-    hello: Hello
-
-
-@dataclass(frozen=True)
-class TroubleChanged:
-    """A slot has stopped deciding, or begun again."""
-
-
-Event: TypeAlias = (
-    Connected
-    | Disconnected
-    | Received
-    | Acked
-    | SpoolChanged
-    | FromUpdates
-    | DirectorSaid
-    | Hear
-    | FilesCame
-    | DriveSaid
-    | TroubleChanged
-)
-
-
-class ToDrive(Protocol):
-    """The part of the pipe that is written to."""
-
-    def try_send(self, payload: bytes) -> bool:
-        """Send one encoded message; False where there is no room for it."""
-
-
-class Mailroom:
-    """What other threads may call: they post to the owner's queue, or write to drive."""
-
-    def __init__(self, pipe: ToDrive, events: "queue.SimpleQueue[Event] | None" = None) -> None:
-        self._pipe = pipe
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue() if events is None else events
-        self._spool_posted = threading.Event()
-
-    def post(self, event: Event) -> None:
-        """Hand an event to the owner."""
-        self.events.put(event)
-
-    def spool_changed(self) -> None:
-        """There is more to send. Said once until the owner has heard it."""
-        if not self._spool_posted.is_set():
-            self._spool_posted.set()
-            self.events.put(SpoolChanged())
-
-    def heard(self) -> None:
-        """The owner is about to look at the spool."""
-        self._spool_posted.clear()
-
-    def send_fetch(self, request: FetchRequest) -> None:
-        """Ask the cloud for blocks; lost without a connection."""
-        self.events.put(FromUpdates(fetch=request))
-
-    def hear(self, sha256: str | None) -> None:
-        """Hear this content where it is sent to all, or none. What is asked for afterwards finds it so."""
-        self.events.put(Hear(sha256))
-
-    def files_came(self, size_bytes: int) -> None:
-        """Bytes of files came by HTTPS: they count like those of messages."""
-        self.events.put(FilesCame(size_bytes=size_bytes))
-
-    def show_files(self, view: Mapping[str, Any]) -> None:
-        """How files come, for `status`."""
-        self.events.put(FilesCame(view=view))
-
-    def report(self, slots: Mapping[str, ReportedSlot]) -> None:
-        """What the update service says of the slots."""
-        self.events.put(FromUpdates(slots=slots))
-
-    def director(self, version: int, error: ErrorInfo | None) -> None:
-        """What came of asking the director."""
-        self.events.put(DirectorSaid(version, error))
-
-    def switch(self, slot: str, ref: ReleaseRef, bundle_dir: str) -> None:
-        """Tell drive to run another version. Where the pipe is full the update machine asks again."""
-        if not self._pipe.try_send(encode_ipc(Switch(slot=slot, ref=ref, bundle_dir=bundle_dir))):
-            _LOG.warning("slot %s: the pipe to drive is full", slot)
-
-    def shadow(self, wish: ShadowWish) -> None:
-        """Tell drive whom to run in a slot's shadow. Where the pipe is full it is asked again."""
-        if not self._pipe.try_send(encode_ipc(wish)):
-            _LOG.warning("slot %s: the pipe to drive is full", wish.slot)
-
-    def watch(self, on: bool) -> bool:
-        """Tell drive whether anybody listens to decisions; False where the pipe is full."""
-        return self._pipe.try_send(encode_ipc(Watch(on=on)))
 
 
 class Link:

@@ -10,7 +10,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from roadloop_agent.link.batcher import Batcher
-from roadloop_agent.link.process import Event, Link, Mailroom, ToDrive
+from roadloop_agent.link.mailroom import Event, Mailroom, ToDrive
+from roadloop_agent.link.process import Link
 from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.sim.drive import TwinDrive
 from roadloop_agent.sim.loop import Loop
