@@ -56,3 +56,14 @@ class SpeedForecast:
         forecast: FloatArray = outputs[0][0] * self._scale_mph
         np.maximum(forecast, np.float32(0.0), out=forecast)
         return forecast
+
+
+class FlowForecast:
+    """Scaled count float32 [1, 1] -> vehicles in the next step, a float not below 0; NaN where it is not finite."""
+
+    def __init__(self, scale_veh: float) -> None:
+        self._scale_veh = scale_veh
+
+    def __call__(self, outputs: tuple[FloatArray, ...]) -> float:
+        forecast = float(outputs[0].reshape(-1)[0]) * self._scale_veh
+        return max(forecast, 0.0) if math.isfinite(forecast) else math.nan

@@ -35,6 +35,15 @@ class SpeedWindow:
     """Absolute index of the first step to forecast, the one after the last row."""
 
 
+@dataclass(frozen=True)
+class FlowWindow:
+    """The latest counts of a road detector before a forecast: float32 [window], vehicles per step, oldest first."""
+
+    flow_veh: FloatArray
+    step: int
+    """Absolute index of the step to forecast, the one after the last count."""
+
+
 class ImageStandardize:
     """`image-standardize`: uint8 RGB [h, w, 3] -> float32 [1, height, width, 3].
 
@@ -109,6 +118,34 @@ class SpeedScale:
         return (speeds / self._scale_mph)[np.newaxis], time_of_day(np.array([item.step]))
 
 
+class FlowScale:
+    """`flow-scale`: a `FlowWindow` -> (counts / `scale_veh` float32 [1, window], time of day [1, 4])."""
+
+    name = "flow-scale"
+
+    def __init__(self, window: int = 12, scale_veh: float = 200.0) -> None:
+        self._shape = (window,)
+        self._scale_veh = np.float32(scale_veh)
+
+    @property
+    def spec(self) -> Preprocess:
+        """What a manifest says to get this very function."""
+        return Preprocess(self.name, {"window": self._shape[0], "scale_veh": float(self._scale_veh)})
+
+    @property
+    def scale_veh(self) -> float:
+        """What counts are divided by; the model's output is multiplied by it."""
+        return float(self._scale_veh)
+
+    def __call__(self, item: FlowWindow) -> tuple[FloatArray, FloatArray]:
+        flow = item.flow_veh
+        if flow.shape != self._shape or flow.dtype != np.float32:
+            raise ModelInputError(
+                f"window of counts is {flow.dtype} {list(flow.shape)}, expected float32 {list(self._shape)}"
+            )
+        return (flow / self._scale_veh)[np.newaxis], time_of_day(np.array([item.step]))
+
+
 def time_of_day(steps: npt.NDArray[np.integer[Any]]) -> FloatArray:
     """Sine and cosine of the day's and of the half day's phase: absolute steps [n] -> float32 [n, 4]."""
     phase = 2.0 * np.pi * (steps % STEPS_PER_DAY) / STEPS_PER_DAY
@@ -117,6 +154,7 @@ def time_of_day(steps: npt.NDArray[np.integer[Any]]) -> FloatArray:
 
 
 PREPROCESSORS: dict[str, Callable[..., Preprocessor]] = {
+    FlowScale.name: FlowScale,
     ForegroundPair.name: ForegroundPair,
     ImageStandardize.name: ImageStandardize,
     ImageLetterbox.name: ImageLetterbox,

@@ -7,13 +7,22 @@ from roadloop_models.tasks.base import Evaluation, Part, Progress, Task, is_bett
 from roadloop_models.tasks.drive_state import DriveState
 from roadloop_models.tasks.localization import Localization
 from roadloop_models.tasks.object_detection import ObjectDetection
+from roadloop_models.tasks.traffic_flow import TrafficFlow
 from roadloop_models.tasks.traffic_sign import TrafficSign
 from roadloop_models.tasks.traffic_speed import TrafficSpeed
 from roadloop_models.tasks.vehicle_count import VehicleCount
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (TrafficSign(), TrafficSpeed(), ObjectDetection(), Localization(), VehicleCount(), DriveState())
+    for task in (
+        TrafficSign(),
+        TrafficSpeed(),
+        TrafficFlow(),
+        ObjectDetection(),
+        Localization(),
+        VehicleCount(),
+        DriveState(),
+    )
 }
 
 

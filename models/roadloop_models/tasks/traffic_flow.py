@@ -1,0 +1,93 @@
+"""traffic-flow: how many vehicles pass a road detector in the next five minutes (PeMS, one detector)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from roadloop_models.bundle import Bundle, Manifest, Variant
+from roadloop_models.errors import BundleError, DataError
+from roadloop_models.postprocess import FlowForecast
+from roadloop_models.preprocess import FloatArray, FlowScale, FlowWindow, build_preprocess
+from roadloop_models.runners import Runner
+from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.flow_data import (
+    FOLDER,
+    TEST_FILE,
+    TRAIN_FILE,
+    WINDOW,
+    load_test_flow,
+    load_training_flow,
+    write_flow,
+)
+from roadloop_models.tasks.made_flow import made_flow
+
+MADE_DAYS, MADE_TEST_DAYS = 12, 4
+_PROGRESS_ROWS = 256
+
+
+class TrafficFlow:
+    """Volume forecasting by an LSTM.
+
+    The protocol is that of github.com/xiaochus/TrafficFlowPrediction: 12 counts in, the next one out, all windows of
+    the test file.
+    """
+
+    name = "traffic-flow"
+    metric = "rmse_veh"
+    higher_is_better = False
+
+    def preprocessor(self, manifest: Manifest) -> FlowScale:
+        """`FlowWindow` -> input tensors. Raises BundleError where the manifest names another function."""
+        preprocess = build_preprocess(manifest.preprocess)
+        if not isinstance(preprocess, FlowScale):
+            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for counts")
+        return preprocess
+
+    def postprocessor(self, bundle: Bundle) -> FlowForecast:
+        """Output tensors -> vehicles in the next five minutes, a float."""
+        return FlowForecast(self.preprocessor(bundle.manifest).scale_veh)
+
+    def evaluate(
+        self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
+    ) -> Evaluation:
+        """`mae_veh`, `rmse_veh`, `mape_percent` (of counts above 0) and `r2`. Raises DataError naming the file."""
+        rows = load_test_flow(data_dir)
+        starts = rows.window_starts()
+        if not len(starts):
+            raise DataError(f"{data_dir / FOLDER / TEST_FILE}: {len(rows)} rows hold no {WINDOW + 1} steps in a row")
+        preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
+        forecasts = np.empty(len(starts), dtype=np.float32)
+        for index, start in enumerate(starts):
+            stop = start + WINDOW
+            item = FlowWindow(rows.flow_veh[start:stop], int(rows.steps[stop]))
+            forecasts[index] = postprocess(runner.run(preprocess(item)))
+            if index % _PROGRESS_ROWS == 0:
+                progress(index, len(starts))
+        progress(len(starts), len(starts))
+        return Evaluation(forecast_errors(rows.flow_veh[starts + WINDOW], forecasts), len(starts))
+
+    def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
+        """Write one part of the training rows as a snapshot; returns their number."""
+        rows = load_training_flow(data_dir, part)
+        write_flow(directory / FOLDER / TRAIN_FILE, rows)
+        return len(rows)
+
+    def write_made_data(self, directory: Path, seed: int) -> None:
+        """Twelve days of made counts to learn from and the four after them to test with."""
+        rows = made_flow(MADE_DAYS + MADE_TEST_DAYS, seed)
+        cut = len(rows) * MADE_DAYS // (MADE_DAYS + MADE_TEST_DAYS)
+        write_flow(directory / FOLDER / TRAIN_FILE, rows.span(0, cut))
+        write_flow(directory / FOLDER / TEST_FILE, rows.span(cut, len(rows)))
+
+
+def forecast_errors(truth_veh: FloatArray, forecasts_veh: FloatArray) -> dict[str, float]:
+    """Figures of forecasts [n] against what was counted [n]."""
+    truth = truth_veh.astype(np.float64)
+    error = forecasts_veh - truth
+    counted = truth > 0
+    return {
+        "mae_veh": float(np.mean(np.abs(error))),
+        "rmse_veh": float(np.sqrt(np.mean(error**2))),
+        "mape_percent": float(100 * np.mean(np.abs(error[counted]) / truth[counted])) if counted.any() else 0.0,
+        "r2": float(1 - np.sum(error**2) / max(float(np.sum((truth - truth.mean()) ** 2)), 1e-9)),
+    }
