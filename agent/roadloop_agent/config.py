@@ -185,6 +185,16 @@ class SpeedsCsvSource(_Source, frozen=True, kw_only=True, tag="speeds-csv"):
     """`k/n`: of n consecutive stretches of these rows the k-th (from 0)."""
 
 
+class FlowCsvSource(_Source, frozen=True, kw_only=True, tag="flow-csv"):
+    """Counts of a road detector, one 5-minute step a row, as PeMS exports them. A frame's number is its step."""
+
+    path: str
+    first_row: Row = 0
+    last_row: Row | None = None
+    select: Select | None = None
+    """`k/n`: of n consecutive stretches of these rows the k-th (from 0)."""
+
+
 class MadeSignsSource(_Source, frozen=True, kw_only=True, tag="made-signs"):
     """Seeded drawings of signs, for a vehicle without a camera."""
 
@@ -206,16 +216,25 @@ class MadeSpeedsSource(_Source, frozen=True, kw_only=True, tag="made-speeds"):
     days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
 
 
+class MadeFlowSource(_Source, frozen=True, kw_only=True, tag="made-flow"):
+    """Seeded counts of a road detector with two rush hours on workdays, for a place without one."""
+
+    seed: int = 0
+    days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 14
+
+
 SourceTable = (
     ImagesSource
     | VideoSource
     | CameraSource
     | NpzSource
     | SpeedsCsvSource
+    | FlowCsvSource
     | SignalsSource
     | MadeSignsSource
     | MadeTrafficSource
     | MadeSpeedsSource
+    | MadeFlowSource
     | MadeDriveSource
 )
 
@@ -272,6 +291,8 @@ FEEDS: dict[type[msgspec.Struct], Feed] = {
     MadeTrafficSource: "image",
     SpeedsCsvSource: "speeds",
     MadeSpeedsSource: "speeds",
+    FlowCsvSource: "flow",
+    MadeFlowSource: "flow",
     SignalsSource: "signals",
     MadeDriveSource: "signals",
 }

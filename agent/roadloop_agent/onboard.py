@@ -13,8 +13,8 @@ from roadloop_agent.task_settings import DriveStateSettings, NoSettings, ObjectD
 from roadloop_models.drive_state.signals import SIGNALS, SPEED
 from roadloop_models.settings import convert_settings
 
-Feed = Literal["image", "speeds", "signals"]
-"""What a source gives: RGB images, steps of road speeds, or frames of vehicle signals."""
+Feed = Literal["image", "speeds", "flow", "signals"]
+"""What a source gives: RGB images, steps of road speeds, steps of a detector's counts, or frames of vehicle signals."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ ON_BOARD: dict[str, OnBoard] = {
         "roadloop_agent.drive.shadow.compare.detection:COMPARISON",
         ObjectDetectionSettings,
         infer_options=("annotate",),
+    ),
+    "traffic-flow": OnBoard(
+        "flow",
+        "roadloop_agent.drive.handlers.flow:FlowHandler",
+        "roadloop_agent.infer.flow:open_lines",
+        "roadloop_agent.drive.shadow.compare.flow:COMPARISON",
     ),
     "traffic-sign": OnBoard(
         "image",

@@ -77,6 +77,17 @@ SPEED_DECISION = Stream(
         Field("release", 1),
     ),
 )
+FLOW_FORECAST = Stream(
+    "flow-forecast",
+    (
+        Field("step", 1),  # 5-minute steps since 1970-01-01 00:00 of the detector's own clock
+        Field("flow_veh", 0.1, "numeric"),  # counted in this step
+        Field("forecast_veh", 0.01, "numeric"),  # of the next step; NaN without a forecast, as are the next two
+        Field("latency_us", 1),
+        Field("release", 1),
+        Field("dropped", 1),  # frames that the source dropped so far
+    ),
+)
 COUNTED_LABELS = 8
 """How many labels a `detection` sample counts objects of."""
 
@@ -208,6 +219,7 @@ STREAMS = {
         SIGN_DECISION,
         ROAD_SPEED,
         SPEED_DECISION,
+        FLOW_FORECAST,
         DETECTION,
         CROSSING,
         FLOW,

@@ -72,8 +72,9 @@ def read_flow(path: Path) -> FlowRows:
     rows = FlowRows(np.array(steps, dtype=np.int64), np.array(flow_veh, dtype=np.float32))
     if not len(rows):
         raise DataError(f"{path}: has no rows")
-    if (np.diff(rows.steps) <= 0).any():
-        raise DataError(f"{path}: '{TIME_COLUMN}' does not ascend at line {int(np.argmax(np.diff(rows.steps) <= 0)) + 3}")
+    fallen = np.flatnonzero(np.diff(rows.steps) <= 0)
+    if len(fallen):
+        raise DataError(f"{path}: '{TIME_COLUMN}' does not ascend at data row {int(fallen[0]) + 1}")
     return rows
 
 

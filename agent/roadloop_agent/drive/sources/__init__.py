@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from roadloop_agent.config import (
+    FlowCsvSource,
     ImagesSource,
+    MadeFlowSource,
     MadeSignsSource,
     MadeSpeedsSource,
     MadeTrafficSource,
@@ -47,18 +49,26 @@ def opener(
 def open_source(source: SourceTable, path: Path | None, passed_over: Reported = refuse) -> Iterable[Item]:
     """The items of a recorded or made source from its first one, in order; reading begins with the iteration.
 
-    Images are uint8 RGB [height, width, 3], speeds a `SpeedStep`. Raises DataError naming the file, here or while
-    iterating; a damaged item goes to `passed_over`.
+    Images are uint8 RGB [height, width, 3], speeds a `SpeedStep`, counts a `FlowStep`. Raises DataError
+    naming the file, here or while iterating; a damaged item goes to `passed_over`.
     """
     # Each kind imports its own decoder: a vehicle without a camera does not load OpenCV.
-    if isinstance(source, SpeedsCsvSource):
+    if isinstance(source, SpeedsCsvSource | MadeSpeedsSource):
         from roadloop_agent.drive.sources import speeds
 
+        if isinstance(source, MadeSpeedsSource):
+            return speeds.made(source.days, source.seed)
         return speeds.SpeedsCsv(_named(path), source.first_row, source.last_row, source.select)
-    if isinstance(source, MadeSpeedsSource):
-        from roadloop_agent.drive.sources import speeds
+    if isinstance(source, FlowCsvSource | MadeFlowSource):
+        from roadloop_agent.drive.sources import flow
 
-        return speeds.made(source.days, source.seed)
+        if isinstance(source, MadeFlowSource):
+            return flow.made(source.days, source.seed)
+        return flow.FlowCsv(_named(path), source.first_row, source.last_row, source.select)
+    return _open_images(source, path, passed_over)
+
+
+def _open_images(source: SourceTable, path: Path | None, passed_over: Reported) -> Iterable[Item]:
     from roadloop_agent.drive.sources import images
 
     if isinstance(source, NpzSource):
