@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -28,18 +29,20 @@ USUAL = ("vehicle", "delivery", "fleet", "learning")
     "groups", nargs=-1, type=click.Choice(list(GROUPS)), metavar="[vehicle|delivery|fleet|learning|soak]..."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def main(groups: tuple[str, ...], as_json: bool) -> None:
+@click.option("--full", is_flag=True, help="learning: train again what ships, instead of measuring its files alone.")
+def main(groups: tuple[str, ...], as_json: bool, full: bool) -> None:
     """Measure and report; a bar that does not hold is not an error.
 
     \b
     Example: ROADLOOP_DATA=/data scripts/bench vehicle learning
     """
     data = os.environ.get("ROADLOOP_DATA")
+    measures = {**GROUPS, "learning": partial(learning.figures, full=full)}
     console = Console(stderr=True)
     results: list[Result] = []
     for group in groups or USUAL:
         with console.status(f"measuring: {group}"):
-            for result in GROUPS[group](Path(data) if data else None):
+            for result in measures[group](Path(data) if data else None):
                 results.append(result)
                 console.print(_line(result), highlight=False)
     figures = [result for result in results if isinstance(result, Figure)]

@@ -1,5 +1,6 @@
 """Figures of the bundles that ship: accuracy by the published protocols, on the quantized files, and their size."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from roadloop_models.packaged import packaged_bundles
 from roadloop_models.runners import open_runner
 from roadloop_models.tasks import get_task
 from tests.bench.figures import Figure, Result, Skipped
+from tests.bench.learning.context import Context
 
 SIGN, SPEED = "traffic-sign", "traffic-speed"
 INT8 = ("onnx-int8", "tflite-int8")
@@ -17,13 +19,15 @@ SPEED_BARS_MPH = {"rmse_mph_15min": 5.05, "rmse_mph_30min": 5.90, "rmse_mph_45mi
 _figure = partial(Figure, command="scripts/bench learning")
 
 
-def figures(data: Path | None) -> list[Result]:
+def figures(context: Context) -> Iterator[Result]:
     """Sizes of the factory bundles and, where there is data, what they achieve on the published test rows."""
     bundles = {task: Bundle.open(path) for task, path in packaged_bundles().items()}
-    results: list[Result] = [*_sizes(bundles)]
-    if data is None:
-        return [*results, Skipped("accuracy of the factory bundles", "ROADLOOP_DATA names no data")]
-    return [*results, *_sign_accuracy(bundles[SIGN], data), *_speed_errors(bundles[SPEED], data)]
+    yield from _sizes(bundles)
+    if context.data is None:
+        yield Skipped("accuracy of the factory bundles", "ROADLOOP_DATA names no data")
+        return
+    yield from _sign_accuracy(bundles[SIGN], context.data)
+    yield from _speed_errors(bundles[SPEED], context.data)
 
 
 def _sizes(bundles: dict[str, Bundle]) -> list[Figure]:

@@ -1,0 +1,12 @@
+"""What every part of the figures of learning is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Context:
+    """`data` is the folder of real data, None where ROADLOOP_DATA names none; `full` trains what ships again."""
+
+    data: Path | None
+    full: bool = False
