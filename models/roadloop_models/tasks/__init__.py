@@ -3,7 +3,17 @@
 import difflib
 
 from roadloop_models.errors import NotFoundError
-from roadloop_models.tasks.base import Evaluation, Part, Progress, Task, is_better, no_progress
+from roadloop_models.tasks.base import (
+    Disturbable,
+    Disturbance,
+    Evaluation,
+    Part,
+    Progress,
+    RowKeys,
+    Task,
+    is_better,
+    no_progress,
+)
 from roadloop_models.tasks.drive_state import DriveState
 from roadloop_models.tasks.localization import Localization
 from roadloop_models.tasks.object_detection import ObjectDetection
@@ -35,4 +45,16 @@ def get_task(name: str) -> Task:
         raise NotFoundError(f"no task '{name}'; did you mean {' or '.join(nearest)}?") from None
 
 
-__all__ = ["TASKS", "Evaluation", "Part", "Progress", "Task", "get_task", "is_better", "no_progress"]
+__all__ = [
+    "TASKS",
+    "Disturbable",
+    "Disturbance",
+    "Evaluation",
+    "Part",
+    "Progress",
+    "RowKeys",
+    "Task",
+    "get_task",
+    "is_better",
+    "no_progress",
+]
