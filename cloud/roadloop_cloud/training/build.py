@@ -21,7 +21,7 @@ from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, Train
 from roadloop_cloud.training.speed import SpeedSubject
 from roadloop_cloud.training.subject import ModelForm, Subject
 from roadloop_cloud.training.tolerance import measure_tolerance
-from roadloop_cloud.training.train import Fitted, fit
+from roadloop_cloud.training.train import Fitted, Recipe, fit
 from roadloop_cloud.training.vehicle_count import CountSubject
 from roadloop_cloud.training.weights import State, decode_weights, encode_weights, halve, load_state
 from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Variant, write_bundle
@@ -88,6 +88,9 @@ class Trainer:
         recipe = subject.recipe(fine_tune)
         if spec.epochs is not None:
             recipe = dataclasses.replace(recipe, epochs=spec.epochs)
+        refit = subject.refits(fine_tune) if spec.refit is None else spec.refit
+        if recipe.whole_length:
+            return self._train_whole(subject, recipe, everything=refit)
         with self._stage("train"):
             fitted = fit(
                 subject.model(),
@@ -97,7 +100,6 @@ class Trainer:
                 on_epoch=self._epochs("train"),
                 score=subject.score,
             )
-        refit = subject.refits(fine_tune) if spec.refit is None else spec.refit
         if not refit or fitted.epoch == 0:
             return fitted, fitted.state
         with self._stage("refit"):
@@ -111,6 +113,19 @@ class Trainer:
                 last_epoch=fitted.epoch,
             )
         return fitted, again.state
+
+    def _train_whole(self, subject: Subject, recipe: Recipe, everything: bool) -> tuple[Fitted, State]:
+        """All of the recipe's epochs: on all rows, or without the validation rows and then scored on these."""
+        with self._stage("train"):
+            fitted = fit(
+                subject.model(),
+                subject.learner(everything),
+                recipe,
+                seed=self._spec.seed,
+                on_epoch=self._epochs("train"),
+                score=None if everything else subject.score,
+            )
+        return fitted, fitted.state
 
     def _pack(
         self, subject: Subject, model: torch.nn.Module, fitted: Fitted, parent: Bundle | None, scratch: Path
@@ -171,7 +186,6 @@ class Trainer:
         files: dict[str, bytes],
         tested: dict[str, Evaluation],
     ) -> CardFigures:
-        assert fitted.score is not None
         return CardFigures(
             texts=subject.card,
             architecture=subject.form.architecture,
@@ -237,6 +251,6 @@ def _measured(variants: tuple[Variant, ...], golden: GoldenSpec, scratch: Path) 
 
 
 def _metrics(figures: CardFigures) -> dict[str, float]:
-    """What the manifest carries: the validation score, and test figures as `{variant key}/{figure}`."""
+    """What the manifest carries: the validation score, where there is one; test figures, `{variant key}/{figure}`."""
     tested = {f"{key}/{name}": value for key, values in figures.test.items() for name, value in values.items()}
-    return {figures.score_name: figures.score} | tested
+    return ({} if figures.score is None else {figures.score_name: figures.score}) | tested

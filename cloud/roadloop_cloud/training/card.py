@@ -30,7 +30,8 @@ class CardFigures:
     parameters: int
     best_epoch: int
     score_name: str
-    score: float
+    score: float | None
+    """On validation rows; None where these were trained on from the start."""
     refitted: bool
     test_rows: int | None
     sizes_bytes: dict[str, int]
@@ -70,6 +71,10 @@ def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardF
 
 def _training_note(spec: TrainingSpec, figures: CardFigures) -> str:
     start = "from nothing" if spec.parent is None else "from the parent version's weights"
+    if figures.score is None:
+        return (
+            f"Seed {spec.seed}, {start}, on all rows of the part, for {figures.best_epoch} epochs. {figures.texts.seen}"
+        )
     chosen = f"Validation chose epoch {figures.best_epoch} ({figures.score_name} {figures.score:.4g})"
     if figures.refitted:
         chosen += "; the weights are of a second run of that many epochs on all rows of the part"

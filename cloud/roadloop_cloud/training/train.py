@@ -27,6 +27,8 @@ class Recipe:
     clip_norm: float | None = None
     frozen: tuple[str, ...] = field(default=())
     """Names of submodules that keep their weights."""
+    whole_length: bool = False
+    """Whether the last epoch is kept, whatever validation says: for a recipe whose length is settled."""
 
 
 class Learner(Protocol):
@@ -84,7 +86,8 @@ def fit(
             schedule.step()
             average.add(model)
         reached = None if score is None else score(average.model)
-        if best.score is None or reached is None or reached < best.score:
+        better = best.score is None or reached is None or reached < best.score
+        if better or recipe.whole_length:
             best = Fitted(average.state(), epoch, reached)
         on_epoch(
             epoch, recipe.epochs, f"loss {loss.item():.4g}" + ("" if reached is None else f", score {reached:.4g}")
