@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli import dataset_import
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -24,6 +25,9 @@ def command() -> None:
     Example:
       roadloop dataset build --task traffic-speed
     """
+
+
+command.add_command(dataset_import.command)
 
 
 @command.command()

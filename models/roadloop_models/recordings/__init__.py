@@ -2,5 +2,6 @@
 
 from roadloop_models.recordings.layouts import read_layout
 from roadloop_models.recordings.recording import Recording, merged
+from roadloop_models.recordings.signal_table import write_signals
 
-__all__ = ["Recording", "merged", "read_layout"]
+__all__ = ["Recording", "merged", "read_layout", "write_signals"]

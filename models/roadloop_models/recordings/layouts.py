@@ -17,6 +17,7 @@ from roadloop_models.errors import DataError
 from roadloop_models.geodesy import enu_axes, geodetic_from_ecef
 from roadloop_models.recordings.columns import read_csv_columns, read_csv_header, read_csv_rows, read_npz_names
 from roadloop_models.recordings.recording import FloatArray, Recording, merged
+from roadloop_models.recordings.signal_table import is_signal_table, read_signals
 from roadloop_models.signals import VSS, conversion
 
 Map = Mapping[str, tuple[str, str]]
@@ -96,6 +97,8 @@ def read_layout(path: Path) -> Iterator[Recording]:
     if path.with_name(path.name + ".tag").exists():
         return iter([_rtk_drive(path)])
     header = read_csv_header(path)
+    if is_signal_table(header):
+        return iter([read_signals(path)])
     for columns in (SPEED_REFERENCE, RAW_OBD_SPEED):
         if "gps_sec" in header and set(columns) <= set(header):
             table = read_csv_columns(path)
