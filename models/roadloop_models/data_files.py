@@ -24,6 +24,16 @@ def check_readable(path: Path) -> None:
         raise DataError(f"{path}: {size_bytes} bytes, at most {MAX_DATA_FILE_BYTES} are read")
 
 
+def array_names(path: Path) -> tuple[str, ...]:
+    """The fields of an npz; none where it is not one, which `read_arrays` then says. Raises DataError: missing."""
+    check_readable(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return ()
+
+
 def read_arrays(path: Path, dtypes: Mapping[str, str]) -> dict[str, npt.NDArray[np.generic]]:
     """The named arrays of an npz; `dtypes` maps field to numpy kinds that it may have (`"u"`, `"iu"`, ...).
 

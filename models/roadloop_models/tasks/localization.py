@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from roadloop_models.tasks.localization_data import (
     SPEED_FILE,
     judged_until_s,
     load_drive,
+    load_odometer,
     load_training_odometer,
     write_odometer,
 )
@@ -48,6 +50,8 @@ ODOMETER = Plan((60.0, 180.0), seen_s=60.0, every_s=5.0)
 CITY = Plan((30.0, 60.0), seen_s=60.0, every_s=5.0)
 HIGHWAY = Plan((20.0,), seen_s=15.0, every_s=1.0)
 MADE_S, MADE_CITY_S = 1500.0, 200.0
+CLUSTER_S = 120.0
+"""Outages of 60 s that begin within two minutes share most of what they are judged on."""
 
 
 class Localization:
@@ -101,6 +105,7 @@ class Localization:
                 raise DataError(f"{path}: its test rows hold no outage of {length_s:g} s")
             metrics |= _along_figures(found[length_s], f"{length_s:g}s")
         count = sum(len(ended) for ended in found.values())
+        judged = found[ODOMETER.lengths_s[0]]
         for prefix, file, plan in (("", CITY_FILE, CITY), ("highway_", HIGHWAY_FILE, HIGHWAY)):
             if (data_dir / file).exists():
                 drive = load_drive(data_dir / file)
@@ -108,7 +113,16 @@ class Localization:
                 for length_s, ended in sorted(found.items()):
                     metrics |= _position_figures(ended, f"{length_s:g}s", prefix)
                     count += len(ended)
-        return Evaluation(metrics, count)
+        return Evaluation(metrics, count, **_judged(judged, ODOMETER.lengths_s[0]))
+
+    def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
+        """The moments of the rows, in milliseconds of the reference's clock."""
+        if part == "test":
+            rows = load_odometer(data_dir)
+            rows = rows.take(rows.t_s <= rows.t_s[0] + judged_until_s(data_dir))
+        else:
+            rows = load_training_odometer(data_dir, part)
+        return frozenset(moment.tobytes() for moment in np.rint(1000 * rows.t_s).astype(np.int64))
 
     def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
         """Write one part of the training rows as a snapshot; returns their number."""
@@ -120,6 +134,16 @@ class Localization:
         """A made drive of 25 minutes with a reference speed, and one of 200 s with positions."""
         write_odometer(directory, made_drive(MADE_S, seed).rows)
         write_city_drive(directory, made_drive(MADE_CITY_S, seed + 1, scale=-0.006))
+
+
+def _judged(ended: list[Ended], length_s: float) -> dict[str, Any]:
+    """What two models are compared by: outages of the first length, of which those that overlap are alike."""
+    mps = np.array([one.distance_m for one in ended]) / length_s
+    return {
+        "losses": np.array([one.along_m for one in ended], dtype=np.float32),
+        "clusters": (np.array([one.start_s for one in ended]) // CLUSTER_S).astype(np.int64),
+        "slices": {"speed": np.select([mps < 5, mps < 14], ["below 5 m/s", "5 to 14 m/s"], "14 m/s and more")},
+    }
 
 
 def _along_figures(ended: list[Ended], suffix: str) -> dict[str, float]:

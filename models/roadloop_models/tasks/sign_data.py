@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from roadloop_models.data_files import read_arrays
+from roadloop_models.data_files import array_names, read_arrays
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray, ImageStandardize
 from roadloop_models.tasks.base import Part
@@ -31,13 +31,15 @@ class SignRows:
     images: ImageArray
     labels: npt.NDArray[np.int64]
     tracks: npt.NDArray[np.int64]
+    tracks_known: bool = True
+    """Whether the file told them; else every row is a track of its own, which need not be true."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, mask: npt.NDArray[np.bool_]) -> "SignRows":
         """The rows where `mask` is true."""
-        return SignRows(self.images[mask], self.labels[mask], self.tracks[mask])
+        return SignRows(self.images[mask], self.labels[mask], self.tracks[mask], self.tracks_known)
 
 
 def load_signs(path: Path, with_tracks: bool) -> SignRows:
@@ -61,7 +63,7 @@ def load_signs(path: Path, with_tracks: bool) -> SignRows:
         raise DataError(f"{path}: field 'label' has {label.min()} to {label.max()}, expected 0 to 42")
     # GTSRB numbers the tracks of each class from 0.
     _, unique_track = np.unique(np.stack([label, track]), axis=1, return_inverse=True)
-    return SignRows(_decode(path, blob, offset), label, unique_track.reshape(-1).astype(np.int64))
+    return SignRows(_decode(path, blob, offset), label, unique_track.reshape(-1).astype(np.int64), with_tracks)
 
 
 def load_training_signs(data_dir: Path, part: Part) -> SignRows:
@@ -74,8 +76,9 @@ def load_training_signs(data_dir: Path, part: Part) -> SignRows:
 
 
 def load_test_signs(data_dir: Path) -> SignRows:
-    """The test rows of a data folder. Raises DataError naming file and field."""
-    return load_signs(data_dir / FOLDER / TEST_FILE, with_tracks=False)
+    """The test rows of a data folder, with tracks where the file tells them. Raises DataError naming file and field."""
+    path = data_dir / FOLDER / TEST_FILE
+    return load_signs(path, with_tracks="track" in array_names(path))
 
 
 def write_signs(path: Path, rows: SignRows, with_tracks: bool = True) -> None:

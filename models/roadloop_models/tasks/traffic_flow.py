@@ -1,15 +1,17 @@
 """traffic-flow: how many vehicles pass a road detector in the next five minutes (PeMS, one detector)."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from roadloop_models.bundle import Bundle, Manifest, Variant
 from roadloop_models.errors import BundleError, DataError
 from roadloop_models.postprocess import FlowForecast
-from roadloop_models.preprocess import FloatArray, FlowScale, FlowWindow, build_preprocess
+from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, FlowScale, FlowWindow, build_preprocess
 from roadloop_models.runners import Runner
-from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.disturb import COUNTS
 from roadloop_models.tasks.flow_data import (
     FOLDER,
     TEST_FILE,
@@ -22,6 +24,8 @@ from roadloop_models.tasks.flow_data import (
 from roadloop_models.tasks.made_flow import made_flow
 
 MADE_DAYS, MADE_TEST_DAYS = 12, 4
+CLUSTER_STEPS = 24
+"""Forecasts of the same two hours share rows, and what was unusual then."""
 _PROGRESS_ROWS = 256
 
 
@@ -47,10 +51,26 @@ class TrafficFlow:
         """Output tensors -> vehicles in the next five minutes, a float."""
         return FlowForecast(self.preprocessor(bundle.manifest).scale_veh)
 
+    @property
+    def disturbances(self) -> tuple[Disturbance, ...]:
+        """Steps without counts, and noise."""
+        return COUNTS
+
     def evaluate(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
     ) -> Evaluation:
         """`mae_veh`, `rmse_veh`, `mape_percent` (of counts above 0) and `r2`. Raises DataError naming the file."""
+        return self._evaluate(bundle, runner, data_dir, progress, None)
+
+    def evaluate_disturbed(
+        self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, disturbance: Disturbance
+    ) -> Evaluation:
+        """The same from windows made worse; what is forecast stays what it was."""
+        return self._evaluate(bundle, runner, data_dir, no_progress, disturbance)
+
+    def _evaluate(
+        self, bundle: Bundle, runner: Runner, data_dir: Path, progress: Progress, disturbance: Disturbance | None
+    ) -> Evaluation:
         rows = load_test_flow(data_dir)
         # As published: days that are missing between two rows (weekends) are passed over.
         starts = np.arange(max(len(rows) - WINDOW, 0))
@@ -61,11 +81,31 @@ class TrafficFlow:
         for index, start in enumerate(starts):
             stop = start + WINDOW
             item = FlowWindow(rows.flow_veh[start:stop], int(rows.steps[stop]))
+            if disturbance is not None:
+                item = disturbance(item, index)
             forecasts[index] = postprocess(runner.run(preprocess(item)))
             if index % _PROGRESS_ROWS == 0:
                 progress(index, len(starts))
         progress(len(starts), len(starts))
-        return Evaluation(forecast_errors(rows.flow_veh[starts + WINDOW], forecasts), len(starts))
+        truth, steps = rows.flow_veh[starts + WINDOW], rows.steps[starts + WINDOW]
+        hour = steps % STEPS_PER_DAY * 24 // STEPS_PER_DAY
+        return Evaluation(
+            forecast_errors(truth, forecasts),
+            len(starts),
+            losses=((forecasts - truth) ** 2).astype(np.float32),
+            root=True,
+            clusters=steps // CLUSTER_STEPS,
+            slices={
+                "time": np.select(
+                    [hour < 6, hour < 10, hour < 15, hour < 20], ["night", "morning", "midday", "evening"], "late"
+                )
+            },
+        )
+
+    def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
+        """The absolute steps."""
+        rows = load_test_flow(data_dir) if part == "test" else load_training_flow(data_dir, part)
+        return frozenset(step.tobytes() for step in rows.steps)
 
     def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
         """Write one part of the training rows as a snapshot; returns their number."""

@@ -1,6 +1,7 @@
 """traffic-speed: the next hour's speeds at 207 road sensors (Los-loop, protocol of the T-GCN paper)."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +9,10 @@ import numpy.typing as npt
 from roadloop_models.bundle import Bundle, Manifest, Variant
 from roadloop_models.errors import BundleError, DataError
 from roadloop_models.postprocess import SpeedForecast
-from roadloop_models.preprocess import FloatArray, SpeedScale, SpeedWindow, build_preprocess
+from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, SpeedScale, SpeedWindow, build_preprocess
 from roadloop_models.runners import Runner
-from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
+from roadloop_models.tasks.disturb import SPEEDS
 from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.speed_data import (
     FOLDER,
@@ -27,6 +29,8 @@ from roadloop_models.tasks.speed_data import (
 STEP_MINUTES = 5
 REPORTED_STEPS = (3, 6, 9, 12)
 MADE_DAYS = 5
+CLUSTER_STEPS = 24
+"""Windows that begin within two hours share rows and jams: together they are one observation of all sensors."""
 _PROGRESS_ROWS = 16
 
 
@@ -52,6 +56,11 @@ class TrafficSpeed:
         """Output tensors -> mph float32 [sensors, horizon]."""
         return SpeedForecast(self.preprocessor(bundle.manifest).scale_mph)
 
+    @property
+    def disturbances(self) -> tuple[Disturbance, ...]:
+        """Sensors that fail, and noise."""
+        return SPEEDS
+
     def evaluate(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
     ) -> Evaluation:
@@ -59,24 +68,47 @@ class TrafficSpeed:
 
         Raises DataError naming file and field.
         """
-        rows = load_test_speeds(data_dir)
+        return self._evaluate(bundle, variant, runner, load_test_speeds(data_dir), progress=progress)
+
+    def evaluate_disturbed(
+        self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, disturbance: Disturbance
+    ) -> Evaluation:
+        """The same from windows made worse; what is forecast stays what it was."""
+        return self._evaluate(bundle, variant, runner, load_test_speeds(data_dir), disturbance=disturbance)
+
+    def _evaluate(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        runner: Runner,
+        rows: SpeedRows,
+        *,
+        progress: Progress = no_progress,
+        disturbance: Disturbance | None = None,
+    ) -> Evaluation:
         shape = variant.inputs[0].shape
         if rows.speeds_mph.shape[1] != shape[-1]:
-            path = data_dir / FOLDER / SPEED_FILE
-            raise DataError(f"{path}: {rows.speeds_mph.shape[1]} sensors, the model is for {shape[-1]}")
+            raise DataError(f"{FOLDER}/{SPEED_FILE}: {rows.speeds_mph.shape[1]} sensors, the model is for {shape[-1]}")
         starts = _protocol_starts(rows, REPORTED_STEPS[0])
         if not len(_protocol_starts(rows, HORIZON)):
-            raise DataError(f"{data_dir / FOLDER / SPEED_FILE}: {len(rows)} test rows hold no window of 25 steps")
+            raise DataError(f"{FOLDER}/{SPEED_FILE}: {len(rows)} test rows hold no window of 25 steps")
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
         forecasts = np.empty((len(starts), shape[-1], HORIZON), dtype=np.float32)
         for index, start in enumerate(starts):
             stop = start + WINDOW
             item = SpeedWindow(rows.speeds_mph[start:stop], int(rows.steps[stop]))
+            if disturbance is not None:
+                item = disturbance(item, index)
             forecasts[index] = postprocess(runner.run(preprocess(item)))
             if index % _PROGRESS_ROWS == 0:
                 progress(index, len(starts))
         progress(len(starts), len(starts))
-        return Evaluation(pooled_errors(rows, forecasts), len(starts))
+        return Evaluation(pooled_errors(rows, forecasts), len(starts), **_judged(rows, forecasts))
+
+    def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
+        """The absolute steps: what all sensors tell at one moment is one row."""
+        rows = load_test_speeds(data_dir) if part == "test" else load_training_speeds(data_dir, part)
+        return frozenset(step.tobytes() for step in rows.steps)
 
     def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
         """Write one part of the training rows as a snapshot (with their absolute steps); returns their number."""
@@ -108,3 +140,28 @@ def pooled_errors(rows: SpeedRows, forecasts: FloatArray) -> dict[str, float]:
 def _protocol_starts(rows: SpeedRows, horizon: int) -> npt.NDArray[np.int64]:
     # The published code leaves out the last window: range(rows - window - horizon).
     return np.arange(max(len(rows) - WINDOW - horizon, 0))
+
+
+def _judged(rows: SpeedRows, forecasts: FloatArray) -> dict[str, Any]:
+    """What two models are compared by: the mean squared error of each window's hour at each sensor."""
+    starts = _protocol_starts(rows, HORIZON)
+    ahead = starts[:, np.newaxis] + WINDOW + np.arange(HORIZON)
+    error = forecasts[: len(starts)] - rows.speeds_mph[ahead].transpose(0, 2, 1)
+    sensors = error.shape[1]
+    last_mph = rows.speeds_mph[starts + WINDOW - 1].reshape(-1)
+    hour = np.repeat(rows.steps[starts + WINDOW] % STEPS_PER_DAY * STEP_MINUTES // 60, sensors)
+    return {
+        "losses": np.mean(error.astype(np.float32) ** 2, axis=2).reshape(-1),
+        "root": True,
+        "clusters": np.repeat(starts // CLUSTER_STEPS, sensors),
+        "slices": {
+            "speed": np.select(
+                [last_mph < 20, last_mph < 40, last_mph < 60],
+                ["below 20 mph", "20 to 40 mph", "40 to 60 mph"],
+                "60 mph and more",
+            ),
+            "time": np.select(
+                [hour < 6, hour < 10, hour < 15, hour < 20], ["night", "morning", "midday", "evening"], "late"
+            ),
+        },
+    }
