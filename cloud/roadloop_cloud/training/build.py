@@ -15,6 +15,7 @@ from roadloop_cloud.training.card import CardFigures, model_card
 from roadloop_cloud.training.drive_state import DriveStateSubject
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
+from roadloop_cloud.training.flow import FlowSubject
 from roadloop_cloud.training.localization import LocalizationSubject
 from roadloop_cloud.training.sign import SignSubject
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
@@ -38,6 +39,7 @@ WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "weights.npz", "golden.npz",
 _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
     "drive-state": DriveStateSubject,
     "localization": LocalizationSubject,
+    "traffic-flow": FlowSubject,
     "traffic-sign": SignSubject,
     "traffic-speed": SpeedSubject,
     "vehicle-count": CountSubject,
