@@ -1,9 +1,11 @@
 """Jobs: work in a table, done by whoever holds its lease.
 
 A job is done at least once: a worker that dies loses its lease, and another one takes the job up. Its steps are
-recorded as they finish, so the next attempt goes on after the last of them; a step itself must be repeatable.
+recorded as they finish, so the next attempt goes on after the last of them; a step itself must be repeatable. A step
+may be tried a few times; however many workers die on the way of a long job, each of its steps has that many attempts.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -23,14 +25,24 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Job
-from roadloop_models.errors import BadInputError, ConflictError, NotFoundError, RetryLaterError, RoadloopError
+from roadloop_models.errors import (
+    BadInputError,
+    ConflictError,
+    DiskFullError,
+    NotFoundError,
+    RetryLaterError,
+    RoadloopError,
+)
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
 MAX_ATTEMPTS = 3
+"""Of one step."""
 LEASE = timedelta(seconds=30)
 _FIRST_PAUSE_S = 5.0
+_NO_ROOM_PAUSE_S = 60.0
 _RECORD_EVERY_S = 1.0
+_RECORD_AGAIN_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +68,7 @@ class Held:
     spec: dict[str, Any]
     steps: dict[str, Any]
     attempt: int
+    """Rises each time somebody takes the job up: a worker that lost its lease is told by it."""
     owner: str
 
 
@@ -70,20 +83,26 @@ class Jobs:
 
     def add(self, kind: str, spec: dict[str, Any], *, owner: str | None = None) -> int:
         """Queue a job, or with `owner` begin it under that worker's lease. Returns its id."""
+        with self._database.transaction() as session:
+            return self.add_within(session, kind, spec, owner=owner)
+
+    def add_within(self, session: Session, kind: str, spec: dict[str, Any], *, owner: str | None = None) -> int:
+        """The same in somebody's transaction: the job is there if that is committed, and not otherwise."""
         now = self._now()
         row = Job(
             kind=kind,
             spec=spec,
             state=QUEUED if owner is None else RUNNING,
             attempts=0 if owner is None else 1,
+            step_attempts=0 if owner is None else 1,
             not_before=now,
             lease_owner=owner,
             lease_until=None if owner is None else now + self.lease,
             steps={},
             created=now,
         )
-        with self._database.transaction() as session:
-            session.add(row)
+        session.add(row)
+        session.flush()
         return row.id
 
     def add_periodic(self, kind: str) -> None:
@@ -102,12 +121,13 @@ class Jobs:
         with self._database.transaction() as session:
             # Each worker locks another row; SQLite has only the one lock of the whole transaction.
             while (row := session.scalars(query.limit(1).with_for_update(skip_locked=True)).first()) is not None:
-                if row.attempts < MAX_ATTEMPTS:
+                if row.step_attempts < MAX_ATTEMPTS:
                     row.state, row.lease_owner, row.lease_until = RUNNING, owner, now + self.lease
                     row.attempts += 1
+                    row.step_attempts += 1
                     return _held(row)
                 row.state, row.finished, row.lease_until = FAILED, now, None
-                row.error = {"code": "abandoned", "detail": f"{row.attempts} workers ended without a word"}
+                row.error = {"code": "abandoned", "detail": f"{row.step_attempts} workers ended without a word"}
                 session.flush()
         return None
 
@@ -128,8 +148,9 @@ class Jobs:
         """Keep the result of a finished step (JSON). Raises LeaseLostError."""
         with self._database.transaction() as session:
             row = _get(session, job.id, lock=True)
-            self._must(row.state == RUNNING and row.lease_owner == job.owner, job)
+            self._must((row.state, row.lease_owner, row.attempts) == (RUNNING, job.owner, job.attempt), job)
             row.steps = {**row.steps, name: result}
+            row.step_attempts = 1  # of the next step; this attempt goes on with it
         job.steps[name] = result
 
     def complete(self, job: Held, result: dict[str, Any]) -> bool:
@@ -138,16 +159,46 @@ class Jobs:
 
     def fail(self, job: Held, code: str, detail: str, *, retry: bool) -> bool:
         """End it badly, or with `retry` queue it again after a pause, while attempts are left."""
-        error = {"code": code, "detail": detail[:2000]}
-        if retry and job.attempt < MAX_ATTEMPTS:
-            later = self._now() + timedelta(seconds=_FIRST_PAUSE_S * 2 ** (job.attempt - 1))
-            return self._write(job, state=QUEUED, error=error, not_before=later, lease_owner=None, lease_until=None)
-        return self._write(job, state=FAILED, error=error, finished=self._now(), lease_until=None)
+        with self._database.transaction() as session:
+            row = self._mine(session, job)
+            if row is None:
+                return False
+            row.error = {"code": code, "detail": detail[:2000]}
+            if retry and row.step_attempts < MAX_ATTEMPTS:
+                self._queue_again(row, _FIRST_PAUSE_S * 2 ** (row.step_attempts - 1))
+            else:
+                row.state, row.finished, row.lease_until = FAILED, self._now(), None
+        return True
+
+    def postpone(self, job: Held, code: str, detail: str, pause_s: float) -> bool:
+        """Queue it again after a pause, as if this attempt had not been; False where the lease is lost."""
+        with self._database.transaction() as session:
+            row = self._mine(session, job)
+            if row is None:
+                return False
+            row.error = {"code": code, "detail": detail[:2000]}
+            row.step_attempts -= 1
+            self._queue_again(row, pause_s)
+        return True
 
     def give_back(self, job: Held) -> bool:
         """Queue it again at once, as if this attempt had not been; False where the lease is lost."""
-        fewer = job.attempt - 1
-        return self._write(job, state=QUEUED, attempts=fewer, lease_owner=None, lease_until=None)
+        with self._database.transaction() as session:
+            row = self._mine(session, job)
+            if row is None:
+                return False
+            row.step_attempts -= 1
+            self._queue_again(row, 0.0)
+        return True
+
+    def retry(self, job_id: int) -> None:
+        """Queue a failed job again; it goes on after its last step. Raises NotFoundError, ConflictError."""
+        with self._database.transaction() as session:
+            row = _get(session, job_id, lock=True)
+            if row.state != FAILED:
+                raise ConflictError(f"job {job_id} is {row.state}; only one that failed can be tried again")
+            row.finished, row.step_attempts = None, 0
+            self._queue_again(row, 0.0)
 
     def cancel(self, job_id: int) -> None:
         """End it without a result; its worker notices when it renews. Raises NotFoundError, ConflictError (ended)."""
@@ -175,6 +226,16 @@ class Jobs:
         return bool(found)
 
     @staticmethod
+    def _mine(session: Session, job: Held) -> Job | None:
+        """The row, locked; None where the lease is lost."""
+        mine = (Job.id == job.id, Job.state == RUNNING, Job.lease_owner == job.owner, Job.attempts == job.attempt)
+        return session.scalars(select(Job).where(*mine).with_for_update()).first()
+
+    def _queue_again(self, row: Job, pause_s: float) -> None:
+        row.state, row.lease_owner, row.lease_until = QUEUED, None, None
+        row.not_before = self._now() + timedelta(seconds=pause_s)
+
+    @staticmethod
     def _must(held: bool, job: Held) -> None:
         if not held:
             raise LeaseLostError(f"job {job.id} ({job.kind}): was cancelled, or taken up by another worker")
@@ -190,12 +251,15 @@ class Work:
         show: Callable[[str, float | None], None],
         lost: Callable[[], bool],
         stopping: Callable[[], bool],
+        *,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """`show` also gets the progress; `lost`: the lease is gone; `stopping`: the worker shall end."""
         self._jobs = jobs
         self._show = show
         self._lost = lost
         self._stopping = stopping
+        self._pause = pause
         self._recorded_s = 0.0
         self.job = job
 
@@ -212,14 +276,33 @@ class Work:
         now_s = time.monotonic()
         if now_s - self._recorded_s >= _RECORD_EVERY_S:
             self._recorded_s = now_s
-            self._jobs.record_progress(self.job, text, done)
+            try:
+                self._jobs.record_progress(self.job, text, done)
+            except SQLAlchemyError:  # nobody sees it for a while; whether the job is still ours, the lease decides
+                _log.exception("progress of job %d", self.job.id)
 
     def step(self, name: str, function: Callable[[], Any]) -> Any:
         """The result of a step: from an earlier attempt, or computed and recorded now. Must be JSON."""
         if name not in self.job.steps:
             self.progress(name)
-            self._jobs.record_step(self.job, name, function())
+            result = function()
+            self.record(lambda: self._jobs.record_step(self.job, name, result))
         return self.job.steps[name]
+
+    def record(self, write: Callable[[], object]) -> None:
+        """Write what was done, however long the database is away: nothing of it shall be done again for that.
+
+        Raises LeaseLostError, StoppedError where the worker shall end meanwhile.
+        """
+        while True:
+            try:
+                write()
+                return
+            except SQLAlchemyError:
+                _log.exception("job %d: the database does not take what was done; trying again", self.job.id)
+            if self._stopping():
+                raise StoppedError(f"job {self.job.id} ({self.job.kind}): the worker ends")
+            self._pause(_RECORD_AGAIN_S)
 
 
 Handler = Callable[[Work], dict[str, Any]]
@@ -238,20 +321,28 @@ def run_job(
     """
     with _Renewal(jobs, job) as renewal:
         try:
-            result = handler(Work(jobs, job, show, renewal.lost.is_set, stopping))
+            held = Work(jobs, job, show, renewal.lost.is_set, stopping)
+            result = handler(held)
+            held.record(lambda: jobs.complete(job, result))
+            return result
         except LeaseLostError:
             raise
         except StoppedError:
             jobs.give_back(job)
             raise
-        except RoadloopError as error:
-            jobs.fail(job, error.code, str(error), retry=not isinstance(error, BadInputError))
+        except Exception as error:
+            _record_error(jobs, job, error)
             raise
-        except Exception:
-            jobs.fail(job, "failed", traceback.format_exc(limit=-5), retry=True)
-            raise
-        jobs.complete(job, result)
-        return result
+
+
+def _record_error(jobs: Jobs, job: Held, error: Exception) -> None:
+    if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        # Not the job's fault, and nobody knows how long it takes: it goes on when there is room.
+        jobs.postpone(job, DiskFullError.code, str(error), _NO_ROOM_PAUSE_S)
+    elif isinstance(error, RoadloopError):
+        jobs.fail(job, error.code, str(error), retry=not isinstance(error, BadInputError))
+    else:
+        jobs.fail(job, "failed", "".join(traceback.format_exception(error, limit=-5)), retry=True)
 
 
 def work(

@@ -1,5 +1,6 @@
 """Jobs: each is done, by one worker at a time, and goes on where the last attempt ended."""
 
+import errno
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from roadloop_cloud.jobs import MAX_ATTEMPTS, Held, Jobs, LeaseLostError, Work, run_job, work
 from roadloop_models.errors import ConfigError, ConflictError, NotFoundError, RetryLaterError
@@ -102,6 +104,86 @@ def test_steps_are_not_repeated(jobs: Jobs, clock: Clock) -> None:
     assert calls == {"first": 1, "second": 1}
 
 
+def test_a_step_that_is_done_gives_the_next_one_all_its_attempts(jobs: Jobs, clock: Clock) -> None:
+    """A long job whose worker is killed in each of its steps comes to its end all the same."""
+    job = jobs.add("test", {})
+    names = [f"step {n}" for n in range(2 * MAX_ATTEMPTS)]
+
+    def handler(task: Work) -> dict[str, Any]:
+        for name in names:
+            if name not in task.job.steps:
+                task.step(name, lambda: None)
+                raise SystemExit(name)  # as if killed: nothing is recorded of it
+        return {}
+
+    for _ in names:
+        with pytest.raises(SystemExit):
+            run_job(jobs, claimed(jobs), handler)
+        clock.pass_(31)
+    assert run_job(jobs, claimed(jobs), handler) == {}
+    assert jobs.get(job).attempts == len(names) + 1
+
+
+def test_a_full_disk_costs_no_attempt(jobs: Jobs, clock: Clock) -> None:
+    job = jobs.add("test", {})
+
+    def handler(task: Work) -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2 * MAX_ATTEMPTS):
+        with pytest.raises(OSError, match="space"):
+            run_job(jobs, claimed(jobs), handler)
+        assert (jobs.get(job).state, (jobs.get(job).error or {})["code"]) == ("queued", "disk-full")
+        clock.pass_(61)
+    assert run_job(jobs, claimed(jobs), lambda _: {"room": True}) == {"room": True}
+
+
+def test_what_a_step_made_is_recorded_when_the_database_is_back(
+    jobs: Jobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.add("test", {})
+    calls, away = [0], [3]
+    record_step = jobs.record_step
+
+    def made() -> int:
+        calls[0] += 1
+        return calls[0]
+
+    def recording(job: Held, name: str, result: Any) -> None:
+        if away[0]:
+            away[0] -= 1
+            raise OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        record_step(job, name, result)
+
+    monkeypatch.setattr(jobs, "record_step", recording)
+    monkeypatch.setattr("roadloop_cloud.jobs._RECORD_AGAIN_S", 0.0)
+
+    def handler(task: Work) -> dict[str, Any]:
+        return {"result": task.step("costly", made)}
+
+    assert run_job(jobs, claimed(jobs), handler) == {"result": 1}
+    assert away == [0]
+
+
+def test_a_job_that_failed_goes_on_after_its_last_step_when_a_person_says_so(jobs: Jobs) -> None:
+    job = jobs.add("test", {})
+    keys: list[str] = []
+
+    def handler(task: Work) -> dict[str, Any]:
+        first = task.step("first", lambda: "made once")
+        if not keys:
+            raise ConfigError("the keys are not there")
+        return {"first": first}
+
+    with pytest.raises(ConfigError):
+        run_job(jobs, claimed(jobs), handler)
+    keys.append("there")
+    jobs.retry(job)
+    assert run_job(jobs, claimed(jobs), handler) == {"first": "made once"}
+    with pytest.raises(ConflictError, match="done"):
+        jobs.retry(job)
+
+
 def test_bad_input_is_not_tried_again(jobs: Jobs) -> None:
     job = jobs.add("test", {})
 
@@ -156,7 +238,7 @@ def test_a_worker_that_ends_gives_its_job_back(jobs: Jobs) -> None:
 
     work(jobs, {"test": handler}, stop)
     row = jobs.get(job)
-    assert (row.state, row.attempts, row.steps) == ("queued", 0, {"first": 1})
+    assert (row.state, row.step_attempts, row.steps) == ("queued", 0, {"first": 1})
     assert run_job(jobs, claimed(jobs), handler) == {"second": 2}
 
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "operators": _Entry("roadloop_cloud.cli.operators", "The people whose signature counts: add, list, remove."),
     "evidence": _Entry("roadloop_cloud.cli.evidence", "Verify what 'vehicles explain --export' has signed."),
     "shadow": _Entry("roadloop_cloud.cli.shadow", "Have a release decide beside what vehicles run, and compare."),
-    "jobs": _Entry("roadloop_cloud.cli.jobs", "List, show and cancel jobs that run in the background."),
+    "jobs": _Entry("roadloop_cloud.cli.jobs", "List, show, cancel and retry jobs that run in the background."),
     "keys": _Entry("roadloop_cloud.cli.keys", "Show, change and renew signing keys, and sign where they are."),
 }
 """Name -> module with an attribute `command`, and the line that `roadloop --help` shows for it."""

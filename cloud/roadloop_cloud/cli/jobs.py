@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show and cancel jobs that run in the background.
+    """List, show, cancel and retry jobs that run in the background.
 
     \b
     Example:
@@ -72,6 +72,20 @@ def cancel(app: Application, output: Output, job: int) -> None:
     """
     app.jobs.cancel(job)
     output.result(_as_json(app.jobs.get(job)), f"job {job} is cancelled")
+
+
+@command.command()
+@click.argument("job", type=int)
+@with_application
+def retry(app: Application, output: Output, job: int) -> None:
+    """Queue a failed job again, once what was wrong is put right. It goes on after the last step that was done.
+
+    \b
+    Example:
+      roadloop jobs retry 7
+    """
+    app.jobs.retry(job)
+    output.result(_as_json(app.jobs.get(job)), f"job {job} is queued again")
 
 
 def _word(job: "Job") -> str | None:

@@ -141,6 +141,9 @@ class Job(Base):
     state: Mapped[str] = mapped_column(String(16))
     """queued, running, done, failed or cancelled."""
     attempts: Mapped[int] = mapped_column(default=0)
+    """How often somebody took it up."""
+    step_attempts: Mapped[int] = mapped_column(default=0)
+    """The same since the last step that was done, but for those that ended without a fault of the job."""
     not_before: Mapped[datetime] = mapped_column(UtcDateTime)
     lease_owner: Mapped[str | None] = mapped_column(String(80))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
