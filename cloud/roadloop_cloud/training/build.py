@@ -1,7 +1,9 @@
 """One training run from spec to bundle: rows -> weights -> files -> golden vectors -> card -> bundle."""
 
+import copy
 import dataclasses
-import shutil
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +13,18 @@ from pathlib import Path
 import msgspec
 import torch
 
+from roadloop_cloud.files import move_tree_durably
 from roadloop_cloud.training.card import CardFigures, model_card
+from roadloop_cloud.training.checkpoint import Checkpoints
+from roadloop_cloud.training.compress.rounding import int8_loss
+from roadloop_cloud.training.compress.subject import CompressedSubject, compressed
 from roadloop_cloud.training.drive_state import DriveStateSubject
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
 from roadloop_cloud.training.flow import FlowSubject
 from roadloop_cloud.training.localization import LocalizationSubject
+from roadloop_cloud.training.ranks import Ranks
+from roadloop_cloud.training.record import code_sha256, packages, recipe_values, training_record
 from roadloop_cloud.training.sign import SignSubject
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
@@ -25,9 +33,10 @@ from roadloop_cloud.training.tolerance import measure_tolerance
 from roadloop_cloud.training.train import Fitted, Recipe, fit
 from roadloop_cloud.training.vehicle_count import CountSubject
 from roadloop_cloud.training.weights import State, decode_weights, encode_weights, halve, load_state
+from roadloop_cloud.training.worker import DRAFTS
 from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Variant, write_bundle
 from roadloop_models.bundle.golden import encode_golden
-from roadloop_models.bundle.manifest import MANIFEST_FORMAT
+from roadloop_models.bundle.manifest import MANIFEST_FORMAT, TrainingRecord
 from roadloop_models.errors import BundleError, NotFoundError
 from roadloop_models.runners import FloatArray, open_file
 from roadloop_models.tasks import Evaluation
@@ -36,6 +45,7 @@ MIN_AGENT_VERSION = "0.1.0"
 GOLDEN_COUNT = 8
 GOLDEN_SEED = 20261123
 WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "weights.npz", "golden.npz", "MODEL_CARD.md", "labels.txt"
+CHECKPOINTS = "checkpoints"
 _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
     "drive-state": DriveStateSubject,
     "localization": LocalizationSubject,
@@ -48,19 +58,34 @@ _SUBJECTS: dict[str, Callable[[TrainingSpec, State | None], Subject]] = {
 OnProgress = Callable[[TrainingProgress], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """How it was trained, what validation chose, and whose weights to keep: the same, or those of a second run."""
+
+    recipe: Recipe
+    chosen: Fitted
+    final: Fitted
+
+    @property
+    def refitted(self) -> bool:
+        return self.final is not self.chosen
+
+
 class Trainer:
     """Runs one spec; what it does when is in `run`."""
 
-    def __init__(self, spec: TrainingSpec, on_progress: OnProgress) -> None:
+    def __init__(self, spec: TrainingSpec, on_progress: OnProgress, ranks: Ranks | None = None) -> None:
+        """`ranks`: this process's place where several train together; None: it is alone."""
         self._spec = spec
         self._on_progress = on_progress
+        self._ranks = ranks or Ranks()
         self._seconds: dict[str, float] = {}
 
-    def run(self, target: Path) -> TrainingResult:
-        """Train and write the bundle to `target`.
+    def run(self, target: Path) -> TrainingResult | None:
+        """Train and write the bundle to `target`; None where another rank does so.
 
-        Raises DataError for the data, BundleError for the parent or where `target` exists already, NotFoundError for
-        the task.
+        Checkpoints lie in the folder `checkpoints` beside `target`. Raises DataError for the data, BundleError for the
+        parent or where `target` exists already, NotFoundError for the task, DiskFullError.
         """
         if target.exists():
             raise BundleError(f"{target}: exists already; a bundle is never changed, choose a new version")
@@ -70,67 +95,108 @@ class Trainer:
             parent = _open_parent(self._spec)
             state = None if parent is None else decode_weights(_weights_path(parent))
             subject = _subject(self._spec, state)
-        fitted, final = self._train(subject)
+            if self._spec.compress is not None:
+                subject = compressed(subject, self._spec.compress)
+        trained = self._train(subject, target.parent / CHECKPOINTS)
+        if not self._ranks.is_first:
+            return None
+        if self._spec.score_only:
+            assert trained.chosen.score is not None
+            return self._result(subject, trained, "", {subject.score_name: trained.chosen.score})
         model = subject.model()
-        load_state(model, halve(final), "trained")
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
-            bundle = self._pack(subject, model, fitted, parent, Path(scratch))
-            shutil.move(bundle.directory, target)
+        load_state(model, halve(trained.final.state), "trained")
+        if isinstance(subject, CompressedSubject):
+            self._round_where_needed(subject, model, target.parent)
+        with tempfile.TemporaryDirectory(prefix=DRAFTS, dir=target.parent) as scratch:
+            bundle = self._pack(subject, model, trained, parent, Path(scratch))
+            move_tree_durably(bundle.directory, target)
+        return self._result(subject, trained, str(target), bundle.manifest.metrics)
+
+    def _result(self, subject: Subject, trained: _Trained, bundle: str, metrics: dict[str, float]) -> TrainingResult:
         return TrainingResult(
-            bundle=str(target),
-            metrics=bundle.manifest.metrics,
-            best_epoch=fitted.epoch,
+            bundle=bundle,
+            metrics=metrics,
+            best_epoch=trained.chosen.epoch,
             rows=subject.rows,
             seconds={name: round(seconds, 2) for name, seconds in self._seconds.items()},
         )
 
-    def _train(self, subject: Subject) -> tuple[Fitted, State]:
-        """(what validation chose, the weights to keep)."""
-        spec, fine_tune = self._spec, self._spec.parent is not None
-        recipe = subject.recipe(fine_tune)
+    def _recipe(self, subject: Subject) -> Recipe:
+        """The task's recipe with what the spec changes."""
+        spec = self._spec
+        changes: dict[str, float] = spec.recipe.given()
         if spec.epochs is not None:
-            recipe = dataclasses.replace(recipe, epochs=spec.epochs)
-        refit = subject.refits(fine_tune) if spec.refit is None else spec.refit
-        if recipe.whole_length:
-            return self._train_whole(subject, recipe, everything=refit)
-        with self._stage("train"):
-            fitted = fit(
-                subject.model(),
-                subject.learner(everything=False),
-                recipe,
-                seed=spec.seed,
-                on_epoch=self._epochs("train"),
-                score=subject.score,
-            )
-        if not refit or fitted.epoch == 0:
-            return fitted, fitted.state
-        with self._stage("refit"):
-            again = fit(
-                subject.model(),
-                subject.learner(everything=True),
-                recipe,
-                seed=spec.seed,
-                on_epoch=self._epochs("refit"),
-                score=None,
-                last_epoch=fitted.epoch,
-            )
-        return fitted, again.state
+            changes["epochs"] = spec.epochs
+        return dataclasses.replace(subject.recipe(spec.parent is not None), **changes)  # type: ignore[arg-type]
 
-    def _train_whole(self, subject: Subject, recipe: Recipe, everything: bool) -> tuple[Fitted, State]:
-        """All of the recipe's epochs: on all rows, or without the validation rows and then scored on these."""
-        with self._stage("train"):
-            fitted = fit(
+    def _train(self, subject: Subject, folder: Path) -> _Trained:
+        spec, recipe = self._spec, self._recipe(subject)
+        if spec.compress is not None and spec.compress.method == "quantize":
+            same = Fitted(subject.model().state_dict(), 0, subject.score(subject.model().eval()))
+            return _Trained(recipe, same, same)
+        refit = subject.refits(spec.parent is not None) if spec.refit is None else spec.refit
+        refit = refit and not spec.score_only
+        if recipe.whole_length:  # on all rows at once, or without the validation rows and then scored on these
+            whole = self._fit("train", subject, recipe, folder, everything=refit)
+            return _Trained(recipe, whole, whole)
+        chosen = self._fit("train", subject, recipe, folder)
+        if not refit or chosen.epoch == 0:
+            return _Trained(recipe, chosen, chosen)
+        final = self._fit("refit", subject, recipe, folder, everything=True, last_epoch=chosen.epoch)
+        return _Trained(recipe, chosen, final)
+
+    def _fit(
+        self,
+        stage: str,
+        subject: Subject,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        everything: bool = False,
+        last_epoch: int | None = None,
+    ) -> Fitted:
+        """One stage, from its last checkpoint on. `everything`: on the validation rows too, and so without a score."""
+        spec = self._spec
+        with self._stage(stage):
+            return fit(
                 subject.model(),
                 subject.learner(everything),
                 recipe,
-                seed=self._spec.seed,
-                on_epoch=self._epochs("train"),
+                seed=spec.seed,
+                on_epoch=self._epochs(stage),
+                on_resume=self._epochs(stage, resumed=True),
                 score=None if everything else subject.score,
+                last_epoch=last_epoch,
+                checkpoints=Checkpoints(
+                    folder / f"{stage}.npz",
+                    _fingerprint(spec, subject, recipe, (everything, last_epoch)),
+                    spec.checkpoint_every_s,
+                ),
+                ranks=self._ranks,
             )
-        return fitted, fitted.state
+
+    def _round_where_needed(self, subject: CompressedSubject, model: torch.nn.Module, folder: Path) -> None:
+        """Train `model` on quantization-aware where its int8 files lose more on validation rows than was allowed."""
+        bound = subject.qat_above
+        if bound is None:
+            return
+        with self._stage("round"), tempfile.TemporaryDirectory(prefix=DRAFTS, dir=folder) as scratch:
+            lost = int8_loss(subject, model, Path(scratch))
+            self._on_progress(TrainingProgress(stage="round", done=0, total=1, message=f"int8 loses {lost:.4g}"))
+            if lost <= bound:
+                return
+            rounded = fit(
+                copy.deepcopy(model),
+                subject.rounded_learner(everything=True),
+                subject.rounded_recipe(),
+                seed=self._spec.seed,
+                on_epoch=self._epochs("round"),
+                score=None,
+            )
+            load_state(model, halve(rounded.state), "trained")
 
     def _pack(
-        self, subject: Subject, model: torch.nn.Module, fitted: Fitted, parent: Bundle | None, scratch: Path
+        self, subject: Subject, model: torch.nn.Module, trained: _Trained, parent: Bundle | None, scratch: Path
     ) -> Bundle:
         """Write the bundle twice: a draft to evaluate, then the one that carries what was found."""
         spec, form = self._spec, subject.form
@@ -150,17 +216,23 @@ class Trainer:
             files |= {GOLDEN_FILE: golden_content, WEIGHTS_FILE: encode_weights(model.state_dict())}
             if form.labels is not None:
                 files[LABELS_FILE] = "".join(f"{label}\n" for label in form.labels).encode()
-            manifest = self._manifest(form, variants, golden, parent)
+            record = training_record(spec, trained.recipe, trained.chosen.epoch, trained.refitted)
+            manifest = self._manifest(form, variants, golden, parent, record)
             tested: dict[str, Evaluation] = {}
             if spec.test_data is not None:
                 draft = write_bundle(scratch / "draft", manifest, files | {CARD_FILE: b"draft\n"})
                 tested = evaluate_bundle(draft, Path(spec.test_data), self._steps("check"))
-            figures = self._figures(subject, model, fitted, files, tested)
+            figures = self._figures(subject, model, trained, files, tested)
             files[CARD_FILE] = model_card(spec, variants, figures).encode()
             return write_bundle(scratch / "bundle", msgspec.structs.replace(manifest, metrics=_metrics(figures)), files)
 
     def _manifest(
-        self, form: ModelForm, variants: tuple[Variant, ...], golden: GoldenSpec, parent: Bundle | None
+        self,
+        form: ModelForm,
+        variants: tuple[Variant, ...],
+        golden: GoldenSpec,
+        parent: Bundle | None,
+        record: TrainingRecord,
     ) -> Manifest:
         spec = self._spec
         return Manifest(
@@ -176,7 +248,11 @@ class Trainer:
             model_card=CARD_FILE,
             training_weights=WEIGHTS_FILE,
             lineage=Lineage(
-                spec.snapshot_sha256, None if parent is None else parent.manifest.version, spec.command, spec.data_name
+                spec.snapshot_sha256,
+                None if parent is None else parent.manifest.version,
+                spec.command,
+                spec.data_name,
+                record,
             ),
         )
 
@@ -184,7 +260,7 @@ class Trainer:
         self,
         subject: Subject,
         model: torch.nn.Module,
-        fitted: Fitted,
+        trained: _Trained,
         files: dict[str, bytes],
         tested: dict[str, Evaluation],
     ) -> CardFigures:
@@ -193,18 +269,18 @@ class Trainer:
             architecture=subject.form.architecture,
             split_note=subject.split_note,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            best_epoch=fitted.epoch,
+            best_epoch=trained.chosen.epoch,
             score_name=subject.score_name,
-            score=fitted.score,
-            refitted="refit" in self._seconds,
+            score=trained.chosen.score,
+            refitted=trained.refitted,
             test_rows=next((evaluation.rows for evaluation in tested.values()), None),
             sizes_bytes={name: len(content) for name, content in files.items()},
             test={key: evaluation.metrics for key, evaluation in tested.items()},
         )
 
-    def _epochs(self, stage: str) -> Callable[[int, int, str], None]:
+    def _epochs(self, stage: str, resumed: bool = False) -> Callable[[int, int, str], None]:
         return lambda epoch, epochs, message: self._on_progress(
-            TrainingProgress(stage=stage, done=epoch, total=epochs, message=message)
+            TrainingProgress(stage=stage, done=epoch, total=epochs, message=message, resumed=resumed)
         )
 
     def _steps(self, stage: str) -> Callable[[int, int], None]:
@@ -216,6 +292,17 @@ class Trainer:
         self._on_progress(TrainingProgress(stage=name, done=0, total=1))
         yield
         self._seconds[name] = time.monotonic() - started
+
+
+def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: tuple[bool, int | None]) -> str:
+    """Of all that decides how a stage goes: a checkpoint is gone on from only where all of it is the same."""
+    start = (spec.task, spec.data, spec.parent, spec.base, spec.replay_share, spec.fold, spec.snapshot_sha256)
+    made = spec.compress
+    rows = (subject.rows, subject.split_note, spec.compress)
+    how = (spec.seed, spec.workers, spec.threads, recipe_values(recipe), extent)
+    with_what = (code_sha256(), packages())
+    deciding = msgspec.to_builtins([start, made, rows, how, with_what])
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def _subject(spec: TrainingSpec, parent: State | None) -> Subject:

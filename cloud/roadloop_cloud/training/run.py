@@ -1,15 +1,19 @@
 """The calling side of training: start the subprocess, hand on its progress, bring back its result. No torch here."""
 
 import os
+import secrets
+import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from roadloop_cloud.files import write_atomic
+from roadloop_cloud.training.eta import Eta
+from roadloop_cloud.training.executors import EXECUTORS, Launch
 from roadloop_cloud.training.spec import DataSource, TrainingOutcome, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models import errors
 
@@ -28,22 +32,33 @@ OnProgress = Callable[[TrainingProgress], None]
 def run_training(spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
     """Train in a subprocess; the bundle is `work_dir / "bundle"`, what libraries say is in `training.log` beside it.
 
-    Raises the errors of the catalogue that the subprocess met (DataError, BundleError, ...), FailedError where it
-    died. An interrupt (Ctrl-C) stops it too and leaves no half bundle.
+    In a folder where the same spec was begun before it goes on after the last checkpoint, and where it was finished
+    its result is given again: nothing is trained twice. Raises the errors of the catalogue that the subprocess met
+    (DataError, BundleError, ...), FailedError where it died, and what the executor raises. An interrupt (Ctrl-C) stops
+    it too and leaves no half bundle.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    spec_path, result_path, log_path = (work_dir / name for name in ("spec.json", "result.json", LOG_FILE))
-    spec_path.write_bytes(msgspec.json.encode(spec))
-    result_path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "roadloop_cloud.training"]
-    command += [str(path) for path in (spec_path, work_dir / BUNDLE_FOLDER, result_path)]
+    launch = Launch(
+        spec=work_dir / "spec.json",
+        target=work_dir / BUNDLE_FOLDER,
+        result=work_dir / "result.json",
+        workers=spec.workers,
+        threads=spec.threads,
+        token=secrets.token_hex(8),
+    )
+    executor = EXECUTORS[spec.executor]
+    command = executor.command(launch)
+    finished = _prepare(spec, launch)
+    if finished is not None:
+        return finished
+    log_path = work_dir / LOG_FILE
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            # Never written to: it ends when this process does, however it does, and with it the subprocess.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_ALLOCATOR | dict(os.environ) | _threads(spec.threads),
+            env=_ALLOCATOR | dict(os.environ) | _threads(spec.threads) | executor.environment(launch),
         )
         try:
             _follow(process, on_progress or (lambda step: None))
@@ -51,7 +66,31 @@ def run_training(spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | N
         except BaseException:
             _stop(process)
             raise
-    return _result(result_path, log_path, code)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            _clear_meetings(work_dir)
+    return _result(launch.result, log_path, code)
+
+
+def _prepare(spec: TrainingSpec, launch: Launch) -> TrainingResult | None:
+    """Make the folder ready; returns the result where an earlier start of this very run had come to its end."""
+    folder, wanted = launch.spec.parent, msgspec.json.encode(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    if launch.spec.exists() and launch.spec.read_bytes() == wanted:
+        if launch.result.exists():
+            outcome = msgspec.json.decode(launch.result.read_bytes(), type=TrainingOutcome)
+            if outcome.result is not None and (spec.score_only or launch.target.is_dir()):
+                return outcome.result
+        shutil.rmtree(launch.target, ignore_errors=True)  # its result was not written down any more
+    launch.result.unlink(missing_ok=True)
+    write_atomic(launch.spec, wanted)
+    return None
+
+
+def _clear_meetings(folder: Path) -> None:
+    for path in folder.glob("meeting-*"):
+        path.unlink(missing_ok=True)
 
 
 def _threads(count: int) -> dict[str, str]:
@@ -60,8 +99,9 @@ def _threads(count: int) -> dict[str, str]:
 
 def _follow(process: subprocess.Popen[bytes], on_progress: OnProgress) -> None:
     assert process.stdout is not None
+    eta = Eta()
     for line in iter(lambda: process.stdout.readline(_MAX_LINE_BYTES), b""):  # type: ignore[union-attr]
-        on_progress(msgspec.json.decode(line, type=TrainingProgress))
+        on_progress(eta(msgspec.json.decode(line, type=TrainingProgress)))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,10 @@
 """What one training run is asked for and what it answers: the JSON files between caller and subprocess."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from roadloop_cloud.training.compress.settings import Compression
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.tasks import Part
 
@@ -13,6 +14,32 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     directory: str
     part: Part = "snapshot"
+
+
+ExecutorName = Literal["local", "torchrun", "ray"]
+"""Where a run's processes are started; see training/executors."""
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Fold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of the rows is held out for validation: one of `count` of about the same size."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    count: Annotated[int, msgspec.Meta(ge=2, le=20)]
+
+
+class RecipeChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a run does otherwise than its task's recipe; None: as the recipe has it."""
+
+    peak_rate: Positive | None = None
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    ema_decay: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    warmup_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    clip_norm: Positive | None = None
+
+    def given(self) -> dict[str, float]:
+        """Those that are not None."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -25,9 +52,18 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Directory of the bundle whose training weights are the start; None: from nothing."""
     base: DataSource | None = None
     """Rows trained on beside `data`, so that what the parent knew is not forgotten."""
+    replay_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    """Share of the batches that are of `base`, and its weight in validation; None: rows of both as they come."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
     """None: as many as the task's recipe says."""
+    recipe: RecipeChanges = RecipeChanges()
+    fold: Fold | None = None
+    """None: the rows that the task itself holds out."""
+    compress: Compression | None = None
+    """Make the parent's network smaller instead of training it on; it is then the teacher."""
+    score_only: bool = False
+    """End after validation: no refit, no files, no bundle."""
     refit: bool | None = None
     """Whether to train again on all rows, validation rows too, for the number of epochs that validation chose."""
     with_fp32: bool = False
@@ -40,12 +76,27 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How manifest and model card call the data."""
     snapshot_sha256: Sha256 | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Of each worker."""
+    executor: ExecutorName = "local"
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Processes that train together, each on batches of its own; the batch is that many times as large."""
+    checkpoint_every_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    """A checkpoint is written after an epoch, but not more often than this."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Which of the workers that train together this process is, and the file over which they find each other."""
+
+    rank: int = 0
+    count: int = 1
+    meeting: str = ""
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a training run made."""
 
     bundle: str
+    """Its directory; empty where only a score was asked for."""
     metrics: dict[str, float]
     """As in the manifest: validation figures, and test figures by variant where there were test rows."""
     best_epoch: int
@@ -62,6 +113,10 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
     message: str = ""
+    resumed: bool = False
+    """Whether this is where the run goes on after a kill."""
+    eta_s: float | None = None
+    """Seconds that the stage still needs, where its pace is known."""
 
 
 class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):

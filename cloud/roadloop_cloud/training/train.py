@@ -1,12 +1,18 @@
-"""The training loop: seeded, with an average of the weights over the last steps, its length chosen by validation."""
+"""The training loop: seeded, with an average of the weights over the last steps, its length chosen by validation.
+
+It goes on after a kill: what it needs for that is saved after an epoch, and the weights at the end are the same.
+"""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 
+from roadloop_cloud.training.checkpoint import Checkpoints, Saved
+from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.weights import State
 
 Batch = tuple[torch.Tensor, ...]
@@ -46,12 +52,25 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
+class EpochFigures:
+    """One epoch of a training curve."""
+
+    loss: float
+    """Mean over the epoch's batches."""
+    score: float | None
+    """Of the averaged weights on validation rows; lower is better."""
+    rate: float
+    """Learning rate of the last step."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The outcome: averaged weights, the epoch they are of, and the validation score (lower is better)."""
 
     state: State
     epoch: int
     score: float | None
+    history: tuple[EpochFigures, ...] = ()
 
 
 def fit(
@@ -63,36 +82,138 @@ def fit(
     on_epoch: OnEpoch,
     score: Callable[[torch.nn.Module], float] | None,
     last_epoch: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    ranks: Ranks | None = None,
+    on_resume: OnEpoch | None = None,
 ) -> Fitted:
     """Train `model`; returns the averaged weights of the best epoch by `score`, or of the last without one.
 
     With a `score` the weights at the start compete too, as epoch 0. `last_epoch` stops earlier on the same schedule.
-    Equal seeds, rows and threads give equal weights on the same machine.
+    Equal seeds, rows, ranks and threads give equal weights on the same machine, also where `checkpoints` of a run that
+    was killed are gone on from; `on_resume` is then told after which epoch. Raises DiskFullError.
     """
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * learner.batches_per_epoch)
-    average = _Average(model, recipe.ema_decay)
-    best = Fitted(average.state(), 0, None if score is None else score(average.model))
-    for epoch in range(1, (last_epoch or recipe.epochs) + 1):
-        _set_training(model, recipe.frozen)
-        for batch in learner.batches(generator):
-            loss = learner.loss(model, batch)
-            optimizer.zero_grad(set_to_none=True)
+    ranks = ranks or Ranks()
+    last = last_epoch or recipe.epochs
+    run = _Run(model, learner, recipe, seed, ranks)
+    saved = None if checkpoints is None else checkpoints.load()
+    if saved is not None and run.restore(saved):
+        (on_resume or on_epoch)(run.epoch, recipe.epochs, f"goes on after epoch {run.epoch}")
+    else:
+        run.begin(score)
+    while run.epoch < last:
+        said = run.advance(score)
+        # Before anybody is told: who is told of an epoch finds it again after a kill.
+        if checkpoints is not None:
+            states = ranks.gather(run.random_state())
+            if ranks.is_first:
+                checkpoints.save(lambda: run.saved(states), last=run.epoch == last)  # noqa: B023 - called at once
+        on_epoch(run.epoch, recipe.epochs, said)
+    return Fitted(run.best.state, run.best.epoch, run.best.score, tuple(run.history))
+
+
+class _Run:
+    """All that changes while a model is trained."""
+
+    def __init__(self, model: torch.nn.Module, learner: Learner, recipe: Recipe, seed: int, ranks: Ranks) -> None:
+        self._model, self._learner, self._recipe, self._ranks = model, learner, recipe, ranks
+        self._generator = torch.Generator().manual_seed(ranks.seed(seed))
+        torch.manual_seed(ranks.seed(seed))
+        self._steps = max(learner.batches_per_epoch // ranks.count, 1)
+        self._optimizer, self._schedule = _optimizer(model, recipe, recipe.epochs * self._steps)
+        self._average = _Average(model, recipe.ema_decay)
+        self.epoch = 0
+        self.best = Fitted({}, 0, None)
+        self.history: list[EpochFigures] = []
+
+    def begin(self, score: Callable[[torch.nn.Module], float] | None) -> None:
+        """Let the weights at the start compete."""
+        self.best = Fitted(self._average.state(), 0, self._scored(score))
+
+    def advance(self, score: Callable[[torch.nn.Module], float] | None) -> str:
+        """Train one epoch; says what it reached."""
+        _set_training(self._model, self._recipe.frozen)
+        total = torch.zeros(())
+        for batch in islice(self._learner.batches(self._generator), self._steps):
+            loss = self._learner.loss(self._model, batch)
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if recipe.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimizer.step()
-            schedule.step()
-            average.add(model)
-        reached = None if score is None else score(average.model)
-        better = best.score is None or reached is None or reached < best.score
-        if better or recipe.whole_length:
-            best = Fitted(average.state(), epoch, reached)
-        on_epoch(
-            epoch, recipe.epochs, f"loss {loss.item():.4g}" + ("" if reached is None else f", score {reached:.4g}")
+            self._ranks.average_gradients(self._model.parameters())
+            if self._recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip_norm)
+            self._optimizer.step()
+            self._schedule.step()
+            self._average.add(self._model)
+            total += loss.detach()
+        self._ranks.average_states(self._model.state_dict(), self._average.model.state_dict())
+        reached = self._scored(score)
+        mean = float(total) / self._steps
+        self.epoch += 1
+        self.history.append(EpochFigures(mean, reached, self._schedule.get_last_lr()[0]))
+        better = self.best.score is None or reached is None or reached < self.best.score
+        if better or self._recipe.whole_length:
+            self.best = Fitted(self._average.state(), self.epoch, reached)
+        return f"loss {mean:.4g}" + ("" if reached is None else f", score {reached:.4g}")
+
+    def random_state(self) -> torch.Tensor:
+        """uint8 [2 n]: the generator of batches, then torch's own."""
+        return torch.cat([self._generator.get_state(), torch.get_rng_state()])
+
+    def saved(self, random_states: torch.Tensor) -> Saved:
+        """All of it. `random_states` uint8 [ranks, 2 n]."""
+        tensors = {"random": random_states}
+        states = {"model": self._model.state_dict(), "average": self._average.model.state_dict()}
+        for kind, state in {**states, "best": self.best.state}.items():
+            tensors |= {f"{kind}/{name}": value for name, value in state.items()}
+        moments = self._optimizer.state_dict()["state"]
+        for number, values in moments.items():
+            tensors |= {f"moment/{number}/{name}": value for name, value in values.items()}
+        return Saved(
+            tensors,
+            {
+                "epoch": self.epoch,
+                "best": [self.best.epoch, self.best.score],
+                "history": [[row.loss, row.score, row.rate] for row in self.history],
+                "steps": self._average.steps,
+                "schedule_steps": self._schedule.last_epoch,
+                "groups": [{name: group[name] for name in ("lr", "betas")} for group in self._optimizer.param_groups],
+            },
         )
-    return best
+
+    def restore(self, saved: Saved) -> bool:
+        """Take up what was saved; False where it does not fit this model and these ranks, and nothing was changed."""
+        tensors, facts = saved.tensors, saved.facts
+        model, average = _below(tensors, "model"), _below(tensors, "average")
+        if not _fits(model, self._model.state_dict()) or len(tensors["random"]) != self._ranks.count:
+            return False
+        self._model.load_state_dict(model)
+        self._average.model.load_state_dict(average)
+        self._average.steps = int(facts["steps"])
+        self._restore_optimizer(_below(tensors, "moment"), facts)
+        batches, own = tensors["random"][self._ranks.rank].chunk(2)
+        self._generator.set_state(batches)
+        torch.set_rng_state(own)
+        self.epoch = int(facts["epoch"])
+        self.best = Fitted(_below(tensors, "best"), *facts["best"])
+        self.history = [EpochFigures(*row) for row in facts["history"]]
+        return True
+
+    def _restore_optimizer(self, moments: State, facts: Mapping[str, Any]) -> None:
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        for key, value in moments.items():
+            number, name = key.split("/")
+            parameter = parameters[int(number)]
+            # In the parameter's own memory layout: another one could be summed up in another order.
+            place = value if value.dim() == 0 else torch.empty_like(parameter).copy_(value)
+            self._optimizer.state[parameter][name] = place.detach()
+        for group, values in zip(self._optimizer.param_groups, facts["groups"], strict=True):
+            group["lr"], group["betas"] = values["lr"], tuple(values["betas"])
+        self._schedule.last_epoch = int(facts["schedule_steps"])
+        self._schedule._last_lr = [group["lr"] for group in self._optimizer.param_groups]
+
+    def _scored(self, score: Callable[[torch.nn.Module], float] | None) -> float | None:
+        if score is None:
+            return None
+        return self._ranks.first_says(score(self._average.model) if self._ranks.is_first else 0.0)
 
 
 class _Average:
@@ -100,12 +221,12 @@ class _Average:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
+        self.steps = 0
         self._decay = decay
-        self._steps = 0
 
     def add(self, model: torch.nn.Module) -> None:
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        self.steps += 1
+        decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
                 if mean.is_floating_point():
@@ -132,3 +253,12 @@ def _set_training(model: torch.nn.Module, frozen: tuple[str, ...]) -> None:
     model.train()
     for name in frozen:  # batch normalization of a frozen part must not follow the new rows either
         model.get_submodule(name).eval()
+
+
+def _below(tensors: Mapping[str, torch.Tensor], kind: str) -> State:
+    return {name.removeprefix(f"{kind}/"): value for name, value in tensors.items() if name.startswith(f"{kind}/")}
+
+
+def _fits(found: State, wanted: State) -> bool:
+    shapes, expected = ({name: value.shape for name, value in state.items()} for state in (found, wanted))
+    return shapes == expected

@@ -104,6 +104,26 @@ class Sealed(msgspec.Struct, frozen=True):
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
 
 
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be known to train the same weights again, beside the rows."""
+
+    seed: int
+    recipe: dict[str, Any]
+    best_epoch: int
+    refitted: bool
+    """Whether it was trained again on all rows, validation rows too."""
+    replay_share: float | None = None
+    executor: str
+    workers: int
+    threads: int
+    code_version: str
+    code_sha256: Sha256
+    """Over the Python files that make a model of rows."""
+    python: str
+    platform: str
+    packages: dict[str, str]
+
+
 class Lineage(msgspec.Struct, frozen=True):
     """Where this version comes from."""
 
@@ -111,6 +131,8 @@ class Lineage(msgspec.Struct, frozen=True):
     parent_version: Name | None = None
     command: str | None = None
     data: str | None = None
+    training: TrainingRecord | None = None
+    """None where it was not trained here, but imported."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -1,0 +1,74 @@
+"""`models compress`: from a bundle to a smaller one. No torch here."""
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from roadloop_cloud.training.compress.settings import Compression
+from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress, run_training
+from roadloop_cloud.training.spec import DataSource, TrainingResult, TrainingSpec
+from roadloop_models.bundle import Bundle
+from roadloop_models.errors import BundleError
+from roadloop_models.tasks import Part
+
+
+def compress_bundle(
+    parent: Bundle,
+    data_dir: Path,
+    version: str,
+    output: Path,
+    settings: Compression,
+    *,
+    part: Part = "all",
+    seed: int = 0,
+    epochs: int | None = None,
+    work_dir: Path | None = None,
+    threads: int = 1,
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """Compress `parent` on training rows below `data_dir` and write the bundle `output`, with an fp32 file.
+
+    It is evaluated on the test rows below `data_dir`. In a `work_dir` of an earlier, killed run it goes on after the
+    last checkpoint. Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where the
+    task's network cannot be compressed that way.
+    """
+    if output.exists():
+        raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
+    spec = TrainingSpec(
+        task=parent.manifest.task,
+        version=version,
+        data=DataSource(str(data_dir.resolve()), part),
+        parent=str(parent.directory.resolve()),
+        seed=seed,
+        epochs=epochs,
+        with_fp32=True,
+        test_data=str(data_dir.resolve()),
+        data_name="published",
+        threads=threads,
+        compress=settings,
+    )
+    spec = msgspec.structs.replace(spec, command=_command(spec, parent))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".compress-", dir=output.parent) as scratch:
+        folder = work_dir or Path(scratch)
+        result = run_training(spec, folder, on_progress)
+        (folder / BUNDLE_FOLDER).rename(output)
+    return msgspec.structs.replace(result, bundle=str(output))
+
+
+def _command(spec: TrainingSpec, parent: Bundle) -> str:
+    asked = spec.compress
+    assert asked is not None
+    options = f"--method {asked.method}"
+    if asked.method in ("distil", "prune"):
+        options += f" --share {asked.share:g}"
+    if asked.method != "quantize":
+        options += (
+            f" --temperature {asked.temperature:g} --soft-share {asked.soft_share:g} --hints {asked.hint_weight:g}"
+        )
+    options += "" if asked.qat_above is None else f" --qat-above {asked.qat_above:g}"
+    options += f" --part {spec.data.part} --seed {spec.seed}"
+    options += "" if spec.epochs is None else f" --epochs {spec.epochs}"
+    source = f"{parent.manifest.task}/{parent.manifest.version}"
+    return f"roadloop models compress {source} --data DIR {options} --version {spec.version} --output BUNDLE"
