@@ -1,5 +1,6 @@
 """Training of traffic-sign: images split by track, varied, learned with smoothed labels."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,16 +11,17 @@ import torch.nn.functional as F
 from roadloop_cloud.training.arithmetic import fast_convolutions
 from roadloop_cloud.training.augment import mirror_classes, standardize, vary
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.compress.prune import prune_channels
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import DataSource, TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
-from roadloop_models.errors import BundleError
+from roadloop_models.errors import BundleError, ConfigError
 from roadloop_models.preprocess import ImageStandardize
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
 from roadloop_models.tasks.sign_data import SignRows, load_training_signs, split_by_track
-from roadloop_models.zoo.sign_cnn import CHANNELS, SignCnn, channels_of, describe
+from roadloop_models.zoo.sign_cnn import CHANNELS, STAGES, SignCnn, channels_of, describe, narrowed
 
 CLIP = 3.0
 VALIDATION_SHARE = 0.1
@@ -29,6 +31,7 @@ CALIBRATION_IMAGES = 512
 _BATCH = 64
 _SMOOTHING = 0.05
 _SCORE_BATCH = 256
+_STUDENT_DROPOUT = 0.2
 # Golden images are noise over most of the range that standardized images have.
 _GOLDEN_RANGE = 2.5
 
@@ -62,6 +65,9 @@ are where most errors are.""",
     def __init__(self, spec: TrainingSpec, parent: State | None) -> None:
         """Read and split the rows. Raises DataError naming file and field."""
         self._seed, self._parent = spec.seed, parent
+        self._fine_tunes = parent is not None and spec.compress is None
+        if parent is not None:
+            self.form = dataclasses.replace(self.form, architecture=describe(_channels(parent)))
         rows = load_training_signs(Path(spec.data.directory), spec.data.part)
         fit, self._held_out = split_by_track(rows, VALIDATION_SHARE, spec.seed)
         base = [] if spec.base is None else [_load_base(spec.base)]
@@ -77,8 +83,8 @@ are where most errors are.""",
     def model(self) -> SignCnn:
         """Seeded weights, or the parent's, which may have fewer channels. Raises BundleError for another network's."""
         torch.manual_seed(self._seed)
-        model = SignCnn(len(SIGN_LABELS), channels=CHANNELS if self._parent is None else _channels(self._parent))
-        model.to(memory_format=torch.channels_last)
+        channels = CHANNELS if self._parent is None else _channels(self._parent)
+        model = _in_channels_last(SignCnn(len(SIGN_LABELS), channels=channels))
         if self._parent is not None:
             load_state(model, self._parent, "parent bundle")
         return model
@@ -95,10 +101,46 @@ are where most errors are.""",
         """Not when fine-tuning: a tenth more tracks is not worth twice the time."""
         return not fine_tune
 
+    hints = STAGES
+
+    def student(self, share: float) -> SignCnn:
+        """A narrower network, seeded. Raises ConfigError where there is none so small."""
+        channels = self._narrowed(share)
+        torch.manual_seed(self._seed)
+        return _in_channels_last(SignCnn(len(SIGN_LABELS), dropout=_STUDENT_DROPOUT, channels=channels))
+
+    def pruned(self, share: float) -> SignCnn:
+        """The parent with the channels that count most for training images. Raises ConfigError where none so small."""
+        images = torch.from_numpy(np.concatenate([row[0] for row in self.calibration()]))
+        return _in_channels_last(prune_channels(self.model(), self._narrowed(share), images))
+
+    def describe(self, model: torch.nn.Module) -> str:
+        """One sentence for the model card."""
+        assert isinstance(model, SignCnn)
+        return describe(model.channels)
+
+    def student_recipe(self) -> Recipe:
+        """As long as its teacher's."""
+        return Recipe(30, 4e-3, 0.02, 0.998, whole_length=True)
+
+    def pruned_recipe(self) -> Recipe:
+        """A third of that: most of what it has to know it knows already."""
+        return Recipe(10, 1e-3, 0.02, 0.998, whole_length=True)
+
+    def rounded_recipe(self) -> Recipe:
+        """Short and gentle: only the rounding is new."""
+        return Recipe(3, 1e-4, 0.0, 0.99, whole_length=True)
+
+    def _narrowed(self, share: float) -> tuple[int, ...]:
+        try:
+            return narrowed(self.model().channels, share, len(SIGN_LABELS))
+        except ValueError as error:
+            raise ConfigError(f"share {share:g}: {error}") from None
+
     def learner(self, everything: bool) -> "SignLearner":
         """Batches of the rows to fit, or of all."""
         rows = self._all if everything else self._fit
-        return SignLearner(rows, None if self._parent is None else FINE_TUNE_IMAGES)
+        return SignLearner(rows, FINE_TUNE_IMAGES if self._fine_tunes else None)
 
     @property
     def score(self) -> Callable[[torch.nn.Module], float]:
@@ -156,6 +198,11 @@ class SignLearner:
     def loss_of(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Of an answer that is there already."""
         return F.cross_entropy(logits, batch[1], label_smoothing=_SMOOTHING)
+
+
+def _in_channels_last(model: SignCnn) -> SignCnn:
+    model.to(memory_format=torch.channels_last)
+    return model
 
 
 def _channels(state: State) -> tuple[int, ...]:
