@@ -20,9 +20,14 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.errors import ConfigError, RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
+    from roadloop_cloud.captures import Captures
     from roadloop_cloud.datasets.service import Datasets
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
+    from roadloop_cloud.labels.labelling import Labelling
+    from roadloop_cloud.labels.measuring import Measuring
+    from roadloop_cloud.labels.service import Labels
+    from roadloop_cloud.labels.teacher import Teaching
     from roadloop_cloud.mqtt import MqttClient
     from roadloop_cloud.registry.ceremonies import Ceremonies
     from roadloop_cloud.registry.director import Directors
@@ -231,6 +236,56 @@ class Application:
         return Jobs(self.database)
 
     @cached_property
+    def captures(self) -> "Captures":
+        """Captured items, and what vehicles decided about them."""
+        from roadloop_cloud.captures import Captures
+
+        return Captures(self.database, self.workspace.blob, self.telemetry.read_stream)
+
+    @cached_property
+    def labels(self) -> "Labels":
+        """What was said about items."""
+        from roadloop_cloud.labels.service import Labels
+
+        return Labels(self.database)
+
+    @cached_property
+    def labelling(self) -> "Labelling":
+        """What people are asked and answer."""
+        from roadloop_cloud.labels.labelling import Labelling
+
+        return Labelling(self.labels, self.captures, self.label_names, self.quarantined)
+
+    @cached_property
+    def teaching(self) -> "Teaching":
+        """The job that lets larger models label."""
+        from roadloop_cloud.labels.teacher import Teaching
+
+        return Teaching(self.labels, self.captures, self.models, self.label_names, self.quarantined)
+
+    @cached_property
+    def measuring(self) -> "Measuring":
+        """The job that labels by what happened next."""
+        from roadloop_cloud.labels.measuring import Measuring
+
+        return Measuring(self.labels, self.telemetry.read_stream, self.quarantined)
+
+    def label_names(self, task: str) -> tuple[str, ...]:
+        """The classes that a task's items may have. Raises NotFoundError, ConfigError where its model names none."""
+        from roadloop_models.tasks.sign_classes import SIGN_LABELS
+
+        if task == "traffic-sign":
+            return SIGN_LABELS
+        labels = self.releases.bundle(self.releases.incumbent(task)).labels()
+        if labels is None:
+            raise ConfigError(f"the incumbent of {task} names no labels")
+        return labels
+
+    def quarantined(self) -> frozenset[str]:
+        """Vehicles whose word is not believed now."""
+        return frozenset()
+
+    @cached_property
     def datasets(self) -> "Datasets":
         """Training snapshots."""
         from roadloop_cloud.datasets.service import Datasets
@@ -257,6 +312,7 @@ class Application:
             self.workspace.work,
             run_training,
             evaluate_variant,
+            lambda task, release, target: self.previews.preview(task, release, target).bytes,
         )
 
     def move_telemetry(self, _work: "Work") -> dict[str, Any]:
@@ -371,7 +427,11 @@ def run_jobs(app: Application, _number: int, stop: Event) -> None:
     from roadloop_cloud.jobs import work
     from roadloop_cloud.retrain import pipeline
 
-    long: dict[str, Handler] = {pipeline.KIND: app.retraining.run}
+    long: dict[str, Handler] = {
+        pipeline.KIND: app.retraining.run,
+        teacher.KIND: app.teaching.run,
+        measuring.KIND: app.measuring.run,
+    }
     thread = Thread(target=work, args=(app.jobs, long, stop), name="long jobs", daemon=True)
     thread.start()
     try:

@@ -111,7 +111,14 @@ class Lab:
         )
         self.jobs = Jobs(self.database)
         self.retraining = Retraining(
-            datasets, registry.models, registry.releases, self.rollouts, self.root / "work", self.train, self.evaluate
+            datasets,
+            registry.models,
+            registry.releases,
+            self.rollouts,
+            self.root / "work",
+            self.train,
+            self.evaluate,
+            lambda task, release, target: 24_000,
         )
 
     def train(self, spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
@@ -221,6 +228,16 @@ def test_a_step_after_registration_is_repeatable(lab: Lab, monkeypatch: pytest.M
             lab.run(version="v2", publish=True)
     assert lab.go_on()["release"] == 2
     assert [row.release for row in lab.registry.releases.list()] == [1, 2]
+
+
+def test_the_same_rows_from_the_same_start_are_not_trained_on_again(lab: Lab) -> None:
+    lab.values["v2"] = 0.97
+    lab.run(version="v2")
+    calls = len(lab.calls)
+    result = lab.run(version="v3", learned=(f"v1 {lab.snapshot}",))
+    assert len(lab.calls) == calls
+    assert not result["accepted"]
+    assert result["refusals"] == [f"gate 'news': snapshot {lab.snapshot[:12]} was trained on from v1 before"]
 
 
 def test_what_is_wrong_is_said_before_anything_is_trained(lab: Lab) -> None:

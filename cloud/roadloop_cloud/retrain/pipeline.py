@@ -19,6 +19,7 @@ from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
 from roadloop_cloud.retrain.evaluate import Evaluate, evaluate_int8, self_test
 from roadloop_cloud.retrain.gate import GateResult, VariantFigures, Verdict, judge
+from roadloop_cloud.retrain.steps import DELIVERY, PUBLISH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
 from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingResult, TrainingSpec
@@ -58,6 +59,16 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     publish: bool = False
     rollout: RolloutRequest | None = None
+    learned: tuple[str, ...] = ()
+    """`<incumbent> <snapshot>` of trainings before: the same rows from the same start would bring the same again."""
+
+
+class Delivery(Protocol):
+    """What a rollout's vehicles will have to fetch, together; rollout/previews.py knows it."""
+
+    def __call__(self, task: str, release: int, target: Target) -> int:
+        """In bytes, with the patches that fit them."""
+        ...
 
 
 class Train(Protocol):
@@ -79,15 +90,23 @@ class Retraining:
     work_folder: Path
     train: Train
     evaluate: Evaluate
+    delivery: Delivery
     clock: Callable[[], float] = time.monotonic
 
     def run(self, work: Work) -> dict[str, Any]:
         """Do it all, or go on with what an earlier attempt left. Raises what the steps raise."""
         spec = msgspec.convert(work.job.spec, RetrainSpec)
         folder = self.work_folder / f"{KIND}-{work.job.id}"
-        timed = _Timed(work, self.clock)
+        timed = TimedSteps(work, self.clock)
         named = timed.step("begin", lambda: self._names(spec, work.job.id))
         snapshot = timed.step("snapshot", lambda: self._snapshot(spec))
+        if f"{named['incumbent']} {snapshot['sha256']}" in spec.learned:
+            return _result(spec, named, _nothing_new(named, snapshot), {}, {}) | {
+                "snapshot": snapshot,
+                "release": None,
+                "rollout": None,
+                "seconds": timed.seconds(),
+            }
         trained = timed.step("train", lambda: self._train(spec, named, snapshot["sha256"], folder, work))
         before = timed.step(
             "evaluate incumbent",
@@ -100,9 +119,10 @@ class Retraining:
             timed.step("register", lambda: self._register(folder, after))
             if spec.publish or spec.rollout is not None:
                 publish = partial(self.releases.publish, spec.task, named["candidate"], step=work.progress)
-                release = timed.step("publish", lambda: publish().release)
+                release = timed.step(PUBLISH, lambda: publish().release)
             if spec.rollout is not None and release is not None:
-                rollout = timed.step("rollout", lambda: self._roll_out(spec, release))
+                timed.step(DELIVERY, lambda: self.delivery(spec.task, release, _target(spec.rollout)))
+                rollout = timed.step("rollout", lambda: self._roll_out(spec, spec.rollout, release))
         shutil.rmtree(folder, ignore_errors=True)
         return {
             **_result(spec, named, verdict, before, after),
@@ -141,8 +161,7 @@ class Retraining:
             text = f"{step.stage}: {step.message}" if step.message else step.stage
             work.progress(text, step.done / step.total if step.total else None)
 
-        shutil.rmtree(folder, ignore_errors=True)  # a run that was killed begins anew, from the same seed
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # where a run that was killed left something, training goes on
         result = self.train(
             TrainingSpec(
                 task=spec.task,
@@ -171,34 +190,21 @@ class Retraining:
         self.models.record_evaluation(row.task, row.version, figures)
         return row.version
 
-    def _roll_out(self, spec: RetrainSpec, release: int) -> int:
-        assert spec.rollout is not None
+    def _roll_out(self, spec: RetrainSpec, request: RolloutRequest, release: int) -> int:
         for view in self.rollouts.list():  # an earlier attempt may have ended just after it began one
             if (view.spec.release.task, view.spec.release.release) == (spec.task, release):
                 return view.id
-        named = spec.rollout.vehicles or spec.rollout.tags
-        target = Target(spec.rollout.vehicles, spec.rollout.tags, everyone=not named)
-        return self.rollouts.create(spec.task, release, target, Settings(waves=spec.rollout.waves), unattended=True)
+        settings = Settings(waves=request.waves)
+        return self.rollouts.create(spec.task, release, _target(request), settings, unattended=True)
 
 
-class _Timed:
-    """Steps whose seconds are recorded with them."""
+def _target(request: RolloutRequest) -> Target:
+    return Target(request.vehicles, request.tags, everyone=not (request.vehicles or request.tags))
 
-    def __init__(self, work: Work, clock: Callable[[], float]) -> None:
-        self._work = work
-        self._clock = clock
-        self._names: list[str] = []
 
-    def step(self, name: str, function: Callable[[], Any]) -> Any:
-        def measured() -> dict[str, Any]:
-            start_s = self._clock()
-            return {"result": function(), "seconds": round(self._clock() - start_s, 2)}
-
-        self._names.append(name)
-        return self._work.step(name, measured)["result"]
-
-    def seconds(self) -> dict[str, float]:
-        return {name: self._work.job.steps[name]["seconds"] for name in self._names}
+def _nothing_new(named: dict[str, str], snapshot: dict[str, Any]) -> Verdict:
+    text = f"snapshot {snapshot['sha256'][:12]} was trained on from {named['incumbent']} before"
+    return Verdict(gates=(GateResult(gate="news", passed=False, detail=text),), deciding="")
 
 
 def _judge(spec: RetrainSpec, folder: Path, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
