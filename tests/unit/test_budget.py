@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadloop_agent.link.budget import DAY_S, PACKET_BYTES, LinkClass, Traffic
+from roadloop_agent.link.budget import PACKET_BYTES, LinkClass, Traffic
 from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.routes import classifier, interface_of, parse_ipv4, parse_ipv6, read_routes
+from roadloop_models.day import DAY_S
 from roadloop_models.errors import DiskFullError
 
 YEAR_S = 365 * DAY_S

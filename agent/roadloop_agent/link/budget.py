@@ -1,20 +1,14 @@
-"""What may go over the present link: all or highlights only, and so many bytes a day. No I/O.
-
-A day is 24 hours of the vehicle's own count, which wall time only hints at: hours that no clock here saw (the vehicle
-was off) are believed from the wall clock, one day at most in the life of a process. So a clock that jumps, forth or
-back and however far, frees the bytes of one day at most, and one that stands still does not lock the link.
-"""
+"""What may go over the present link: all or highlights only, and so many bytes a day. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from roadloop_models.day import DAY_S, Day
+
 LinkClass = Literal["metered", "unmetered"]
-DAY_S = 86_400.0
 PACKET_BYTES = 16
 """What MQTT adds to topic and payload: headers, and the acknowledgement. TLS and TCP are not counted."""
-_HINT_S = 2.0
-"""Less than this between the clocks is their drift."""
 _MIN_RESERVE_BYTES, _MAX_RESERVE_BYTES = 4 << 10, 1 << 20
 
 
@@ -50,10 +44,7 @@ class Traffic:
         self._limits = limits
         self._spent = {name: int(facts.get(f"spent_bytes.{name}", 0)) for name in limits}
         self._saved = dict(self._spent)
-        self._age_s = facts.get("day_age_s", 0.0)
-        self._wall_s = facts.get("day_wall_s")
-        self._mono_s: float | None = None
-        self._hint_left_s = DAY_S
+        self._day = Day(facts)
         self._class: LinkClass = "unmetered"
         self._interface: str | None = None
 
@@ -63,16 +54,7 @@ class Traffic:
 
     def tick(self, mono_s: float, wall_s: float) -> None:
         """Time has passed; `mono_s` counts suspended time as well (CLOCK_BOOTTIME)."""
-        passed_s = 0.0 if self._mono_s is None else max(0.0, mono_s - self._mono_s)
-        unseen_s = 0.0 if self._wall_s is None else wall_s - self._wall_s - passed_s
-        self._mono_s, self._wall_s = mono_s, wall_s
-        if unseen_s >= _HINT_S:
-            believed_s = min(unseen_s, self._hint_left_s)
-            self._hint_left_s -= believed_s
-            passed_s += believed_s
-        self._age_s += passed_s
-        if self._age_s >= DAY_S:
-            self._age_s %= DAY_S
+        if self._day.tick(mono_s, wall_s):
             self._spent = dict.fromkeys(self._spent, 0)
             self._saved = dict.fromkeys(self._saved, -1)
 
@@ -110,8 +92,7 @@ class Traffic:
             reserve = max(_MIN_RESERVE_BYTES, min(limit // 64, _MAX_RESERVE_BYTES)) if limit else 8 * _MAX_RESERVE_BYTES
             self._saved[name] = self._spent[name] + (0 if ended else reserve)
         facts = {f"spent_bytes.{name}": float(saved) for name, saved in self._saved.items()}
-        wall = {} if self._wall_s is None else {"day_wall_s": self._wall_s}
-        return {**facts, **wall, "day_age_s": self._age_s}
+        return {**facts, **self._day.facts()}
 
     def view(self) -> TrafficView:
         """The link as `status` shows it."""
@@ -122,5 +103,5 @@ class Traffic:
             sends=limits.sends,
             bytes_per_day=limits.bytes_per_day,
             spent_bytes=self._spent[self._class],
-            day_ends_in_s=round(DAY_S - self._age_s),
+            day_ends_in_s=round(DAY_S - self._day.age_s),
         )
