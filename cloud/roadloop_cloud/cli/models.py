@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli import model_import
+from roadloop_cloud.cli import compress, model_import
 from roadloop_cloud.cli.options import with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -26,7 +26,7 @@ DATA_OPTION = click.option(
 
 @click.group()
 def command() -> None:
-    """List, show, evaluate, import, publish and train models.
+    """List, show, evaluate, import, publish, train and compress models.
 
     \b
     Example:
@@ -35,6 +35,8 @@ def command() -> None:
 
 
 command.add_command(model_import.command)
+command.add_command(compress.compress)
+command.add_command(compress.compare)
 
 
 @command.command("list")
