@@ -19,6 +19,7 @@ import pytest
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks import get_task
 from tests.fakes.detector_files import fastestdet_file, write_labels
+from tests.fakes.published_layouts import write_downloads
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -38,6 +39,7 @@ class Reader:
             "FACTORY": str(packaged_bundles()["traffic-sign"].parent),
             "DATA": str(data),
             "OBJECTS": str(data),
+            "DOWNLOADS": str(data / "downloads"),
         }
         self.port, self.files_port = _free_ports(2)
         self.background: list[subprocess.Popen[bytes]] = []
@@ -125,6 +127,7 @@ def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ("traffic-sign", "traffic-speed", "object-detection"):
         get_task(task).write_made_data(folder, seed=3)
     write_detector(folder)
+    write_downloads(folder / "downloads")
     return folder
 
 

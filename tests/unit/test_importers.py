@@ -1,12 +1,9 @@
 """Importers: made data sets in their authors' layouts, and the real minute of comma2k19 laid out again as published."""
 
-import csv
-import gzip
 import math
 import os
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 import pytest
@@ -19,41 +16,28 @@ from roadloop_models.recordings import read_layout
 from roadloop_models.tasks.flow_data import load_test_flow, load_training_flow
 from roadloop_models.tasks.localization_data import load_odometer
 from roadloop_models.tasks.made_signs import made_signs
-from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.sign_data import load_test_signs, load_training_signs
 from roadloop_models.tasks.speed_data import load_adjacency, load_speeds
-
-START = np.datetime64("2012-03-01T00:00", "ns")
-STEP = np.timedelta64(5, "m")
-
+from tests.fakes.published_layouts import (
+    made_record,
+    made_segment,
+    write_csv_record,
+    write_distances,
+    write_gtsrb,
+    write_h5,
+    write_kitti,
+    write_pems,
+    write_segment,
+)
 
 # GTSRB
 
 
 @pytest.fixture
 def gtsrb(tmp_path: Path) -> Path:
-    """Two tracks of three frames of each of the 43 classes, twice the size; one test picture of each."""
-    root = tmp_path / "download" / "GTSRB"
-    signs = made_signs(2, 3, seed=4)
-    for class_id in range(43):
-        folder = root / "Final_Training" / "Images" / f"{class_id:05d}"
-        folder.mkdir(parents=True)
-        rows = []
-        for row in np.flatnonzero(signs.labels == class_id):
-            track = int(signs.tracks[row] - signs.tracks[signs.labels == class_id].min())
-            name = f"{track:05d}_{len(rows) % 3:05d}.ppm"
-            _write_ppm(folder / name, signs.images[row])
-            rows.append((name, 64, 64, 5, 5, 59, 59, class_id))
-        _write_gtsrb_csv(folder / f"GT-{class_id:05d}.csv", rows)
-    folder = root / "Final_Test" / "Images"
-    folder.mkdir(parents=True)
-    tested = made_signs(1, 1, seed=5)
-    names = [f"{row:05d}.ppm" for row in range(len(tested))]
-    for name, image in zip(names, tested.images, strict=True):
-        _write_ppm(folder / name, image)
-    listed = [(name, 64, 64, 5, 5, 59, 59, int(label)) for name, label in zip(names, tested.labels, strict=True)]
-    _write_gtsrb_csv(root / "GT-final_test.csv", listed)
-    return root.parent
+    """The folder that the archives were unpacked in."""
+    write_gtsrb(tmp_path / "download" / "GTSRB")
+    return tmp_path / "download"
 
 
 def test_gtsrb_comes_with_its_tracks_and_its_test_set(gtsrb: Path, tmp_path: Path) -> None:
@@ -87,51 +71,19 @@ def test_a_class_beyond_the_last_is_named_by_line(gtsrb: Path, tmp_path: Path) -
         import_layout("gtsrb", gtsrb, tmp_path / "data")
 
 
-def _write_ppm(path: Path, image: np.ndarray) -> None:
-    assert cv2.imwrite(str(path), cv2.resize(image, (64, 64), interpolation=cv2.INTER_LINEAR)[:, :, ::-1])
-
-
-def _write_gtsrb_csv(path: Path, rows: list[tuple[object, ...]]) -> None:
-    header = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
-    path.write_text("".join(";".join(map(str, row)) + "\n" for row in (header, *rows)))
-
-
 # METR-LA
-
-
-def _made_record() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    rows, _ = made_speeds(1, seed=2)
-    speeds = rows.speeds_mph.astype(np.float64)
-    speeds[40:44, 3] = 0.0
-    speeds[100:130, 5] = 0.0
-    return START + STEP * np.arange(len(speeds)), speeds, [str(name) for name in rows.sensor_ids]
-
-
-def _write_h5(path: Path, kind: str = "datetime64") -> None:
-    """As pandas' fixed format writes a frame of one dtype."""
-    times, speeds, ids = _made_record()
-    with h5py.File(path, "w") as file:
-        group = file.create_group("df")
-        names = np.array(ids, dtype="S6")
-        for name, array in (("axis0", names), ("block0_items", names), ("block0_values", speeds)):
-            group.create_dataset(name, data=array)
-        group.create_dataset("axis1", data=times.astype(np.int64)).attrs["kind"] = np.bytes_(kind)
 
 
 @pytest.mark.parametrize("form", ["h5", "csv"])
 def test_metr_la_is_filled_where_holes_are_short(tmp_path: Path, form: str) -> None:
     source = tmp_path / "download"
     source.mkdir()
-    times, speeds, ids = _made_record()
+    _, speeds, ids = made_record()
     if form == "h5":
-        _write_h5(source / "metr-la.h5")
+        write_h5(source / "metr-la.h5")
     else:
-        lines = [["", *ids], *([str(time), *row] for time, row in zip(times, speeds.tolist(), strict=True))]
-        with (source / "metr-la.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(lines)
-    with (source / "distances_la_2012.csv").open("w", newline="") as file:
-        near = [(ids[at], ids[at + 1], 100.0 + at) for at in range(206)] + [(name, name, 0.0) for name in ids]
-        csv.writer(file).writerows([("from", "to", "cost"), *near])
+        write_csv_record(source / "metr-la.csv")
+    write_distances(source / "distances_la_2012.csv")
     imported = import_layout("metr-la", source, tmp_path / "data")
     rows = load_speeds(tmp_path / "data")
     assert rows.sensor_ids == tuple(ids)
@@ -146,17 +98,17 @@ def test_metr_la_is_filled_where_holes_are_short(tmp_path: Path, form: str) -> N
 
 def test_without_distances_there_is_no_adjacency_and_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "download").mkdir()
-    _write_h5(tmp_path / "download" / "metr-la.h5")
+    write_h5(tmp_path / "download" / "metr-la.h5")
     imported = import_layout("metr-la", tmp_path / "download", tmp_path / "data")
     assert load_adjacency(tmp_path / "data", 207) is None and "adjacency" in imported.notes[-1]
 
 
 def test_an_index_that_is_not_of_times_and_a_pickled_array_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "metr-la.h5"
-    _write_h5(path, kind="integer")
+    write_h5(path, kind="integer")
     with pytest.raises(DataError, match="indexed by integer"):
         import_layout("metr-la", tmp_path, tmp_path / "data")
-    _write_h5(path)
+    write_h5(path)
     with h5py.File(path, "a") as file:
         del file["df/block0_items"]
         pickled = file["df"].create_dataset("block0_items", (1,), dtype=h5py.vlen_dtype(np.uint8))
@@ -173,24 +125,8 @@ def test_an_index_that_is_not_of_times_and_a_pickled_array_are_refused(tmp_path:
 
 @pytest.fixture
 def pems(tmp_path: Path) -> Path:
-    """Two days of two stations, one file zipped; the second station misses a count."""
-    source = tmp_path / "download"
-    source.mkdir()
-    for day in (1, 2):
-        lines = []
-        for step in range(288):
-            for station, speed in (("400001", 60.0), ("400017", 55.5)):
-                flow = "" if (day, step, station) == (1, 7, "400017") else str(step % 50 + day)
-                time = f"03/{day:02d}/2012 {step // 12:02d}:{step % 12 * 5:02d}:00"
-                lane = ["50", "1", ".01", "55.5", "1"]
-                lines.append([time, station, "4", "80", "W", "ML", ".5", "100", "100", flow, ".02", str(speed), *lane])
-        text = "".join(",".join(line) + "\n" for line in lines).encode()
-        path = source / f"d04_text_station_5min_2012_03_{day:02d}.txt"
-        if day == 1:
-            path.with_suffix(".txt.gz").write_bytes(gzip.compress(text))
-        else:
-            path.write_bytes(text)
-    return source
+    write_pems(tmp_path / "download")
+    return tmp_path / "download"
 
 
 def test_a_station_of_pems_becomes_counts_of_which_the_later_are_for_testing(pems: Path, tmp_path: Path) -> None:
@@ -219,22 +155,8 @@ def test_a_truncated_file_of_pems_is_named(pems: Path, tmp_path: Path) -> None:
 # KITTI
 
 
-def _write_kitti(source: Path, count: int = 50) -> None:
-    """A car that goes in a circle to the left at 8 m/s, 0.1 rad/s."""
-    folder = source / "2011_09_26" / "2011_09_26_drive_0001_sync" / "oxts"
-    (folder / "data").mkdir(parents=True)
-    stamps = []
-    for index in range(count):
-        yaw = math.remainder(0.1 * 0.1 * index, 2 * math.pi)
-        packet = [49.0 + index * 1e-6, 8.4, 112.8, 0.0, 0.0, yaw, 8 * math.sin(yaw), 8 * math.cos(yaw), 8.0, 0.0, 0.0]
-        packet += [0.2, 0.8, 9.81, 0.2, 0.8, 9.81, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1, 0.05, 0.01, 4, 9, 6, 6, 6]
-        (folder / "data" / f"{index:010d}.txt").write_text(" ".join(map(str, packet)))
-        stamps.append(f"2011-09-26 13:02:{25 + index // 10:02d}.{index % 10}94360375")
-    (folder / "timestamps.txt").write_text("\n".join(stamps) + "\n")
-
-
 def test_a_kitti_drive_becomes_a_recording_in_our_axes(tmp_path: Path) -> None:
-    _write_kitti(tmp_path / "download")
+    write_kitti(tmp_path / "download")
     imported = import_layout("kitti-oxts", tmp_path / "download", tmp_path / "data")
     path = tmp_path / "data" / "kitti_oxts" / "2011_09_26_drive_0001_sync.csv"
     (recording,) = read_layout(path)
@@ -250,7 +172,7 @@ def test_a_kitti_drive_becomes_a_recording_in_our_axes(tmp_path: Path) -> None:
 
 
 def test_packets_without_a_time_of_their_own_are_left_out_and_counted(tmp_path: Path) -> None:
-    _write_kitti(tmp_path / "download")
+    write_kitti(tmp_path / "download")
     stamps = next((tmp_path / "download").rglob("timestamps.txt"))
     lines = stamps.read_text().splitlines()
     lines[11] = lines[10]
@@ -260,7 +182,7 @@ def test_packets_without_a_time_of_their_own_are_left_out_and_counted(tmp_path: 
 
 
 def test_a_short_packet_and_a_missing_one_are_named(tmp_path: Path) -> None:
-    _write_kitti(tmp_path / "download")
+    write_kitti(tmp_path / "download")
     packet = next((tmp_path / "download").rglob("0000000009.txt"))
     packet.write_text("49.0 8.4")
     with pytest.raises(DataError, match="0000000009.txt: 2 numbers"):
@@ -273,51 +195,10 @@ def test_a_short_packet_and_a_missing_one_are_named(tmp_path: Path) -> None:
 # comma2k19
 
 
-def _write_segment(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """The arrays of one of our npz files as the published tree has them."""
-    for name, array in arrays.items():
-        kind, _, rest = name.partition("_")
-        if kind in ("CAN", "IMU", "GNSS"):
-            sensor, _, part = rest.rpartition("_")
-            path = folder / "processed_log" / kind / sensor / part
-        elif kind == "raw":
-            path = folder / "processed_log" / "CAN" / "raw_can" / rest.removeprefix("can_")
-        else:
-            path = folder / "global_pose" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-
-def _made_segment(start_s: float) -> dict[str, np.ndarray]:
-    can, pose = start_s + np.arange(0, 20, 0.012), start_s + np.arange(0, 20, 0.05)
-    imu = start_s + np.arange(0, 20, 0.01)
-    here = np.array([-2_712_000.0, -4_256_000.0, 3_882_000.0])
-    return {
-        "CAN_speed_t": can,
-        "CAN_speed_value": np.full((len(can), 1), 14.8),
-        "CAN_wheel_speed_t": can,
-        "CAN_wheel_speed_value": np.full((len(can), 4), 14.8),
-        "CAN_steering_angle_t": can,
-        "CAN_steering_angle_value": np.zeros(len(can)),
-        "IMU_accelerometer_t": imu,
-        "IMU_accelerometer_value": np.tile([0.0, 0.0, -9.8], (len(imu), 1)),
-        "IMU_gyro_t": imu,
-        "IMU_gyro_value": np.zeros((len(imu), 3)),
-        "frame_times": pose,
-        "frame_positions": here + np.outer(pose - start_s, [15.0, 0.0, 0.0]),
-        "frame_velocities": np.tile([15.0, 0.0, 0.0], (len(pose), 1)),
-        "raw_can_t": can,
-        "raw_can_src": np.zeros(len(can), np.int64),
-        "raw_can_address": np.full(len(can), 0xAA),
-        "raw_can_data": np.full(len(can), b"\x01\x02", "S8"),
-    }
-
-
 def test_segments_of_comma2k19_become_recordings_and_one_odometer_record(tmp_path: Path) -> None:
     route = tmp_path / "download" / "Chunk_1" / "b0c9d2329ad1606b|2018-08-02--08-34-47"
     for minute in (9, 10):
-        _write_segment(route / str(minute), _made_segment(1000.0 + 60 * minute))
+        write_segment(route / str(minute), made_segment(1000.0 + 60 * minute))
     imported = import_layout("comma2k19", tmp_path / "download", tmp_path / "data")
     names = [f"comma2k19/b0c9d2329ad1606b_2018-08-02--08-34-47_{minute}.npz" for minute in (9, 10)]
     assert list(imported.rows) == [*names, "obd_speed_ref/K19_1_speed.csv"], "minutes in order of number, not of text"
@@ -331,7 +212,7 @@ def test_segments_of_comma2k19_become_recordings_and_one_odometer_record(tmp_pat
 
 
 def test_a_pickled_array_of_comma2k19_is_refused(tmp_path: Path) -> None:
-    _write_segment(tmp_path / "route" / "3", _made_segment(0.0))
+    write_segment(tmp_path / "route" / "3", made_segment(0.0))
     path = tmp_path / "route" / "3" / "processed_log" / "CAN" / "raw_can" / "data"
     with path.open("wb") as file:
         np.save(file, np.array([b"a", None], dtype=object), allow_pickle=True)
@@ -348,7 +229,7 @@ def test_the_real_minute_of_comma2k19_is_the_same_from_its_published_tree(tmp_pa
     with np.load(real, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     route = "b0c9d2329ad1606b|2018-08-02--08-34-47"
-    _write_segment(tmp_path / "Example_1" / route / "40", arrays)
+    write_segment(tmp_path / "Example_1" / route / "40", arrays)
     import_layout("comma2k19", tmp_path / "Example_1", tmp_path / "data")
     (imported,) = (tmp_path / "data" / "comma2k19").iterdir()
     (one,), (other,) = read_layout(imported), read_layout(real)
@@ -366,7 +247,7 @@ def test_the_real_minute_of_comma2k19_is_the_same_from_its_published_tree(tmp_pa
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    _write_kitti(tmp_path / "download")
+    write_kitti(tmp_path / "download")
     import_layout("kitti-oxts", tmp_path / "download", tmp_path / "data")
     with pytest.raises(BadInputError, match="there already"):
         import_layout("kitti-oxts", tmp_path / "download", tmp_path / "data")
@@ -387,7 +268,7 @@ def test_an_unknown_layout_and_an_option_without_meaning_are_refused(tmp_path: P
 
 
 def test_a_person_imports_with_one_command(tmp_path: Path) -> None:
-    _write_kitti(tmp_path / "download")
+    write_kitti(tmp_path / "download")
     words = ["dataset", "import", "--layout", "kitti-oxts", "--output", str(tmp_path / "data"), "--json"]
     done = CliRunner().invoke(cli, [*words, str(tmp_path / "download")])
     assert done.exit_code == 0, done.output
