@@ -97,11 +97,13 @@ class NetworkTable(_Table, frozen=True, kw_only=True):
 
 
 class TelemetryTable(_Table, frozen=True, kw_only=True):
-    """`[telemetry]`: when a batch is sealed, and how often health is sampled."""
+    """`[telemetry]`: when a batch is sealed, and how often health is sampled and sketches are sent."""
 
     batch_samples: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
     batch_age_s: Seconds = 5.0
     health_period_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+    sketch_period_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 3600.0
+    """How often what drift is seen by is sent. The cloud counts a day as 24 of these."""
 
 
 class MetricsTable(_Table, frozen=True, kw_only=True):

@@ -152,6 +152,18 @@ class ShadowSums(_IpcMessage, frozen=True, kw_only=True, tag="shadow-sums"):
     report: ShadowReport
 
 
+class Observed(_IpcMessage, frozen=True, kw_only=True, tag="observed"):
+    """drive -> link: the signals (sketches/signals.py) of some decisions of one release, a row each."""
+
+    boot: int
+    slot: str
+    ref: ReleaseRef
+    bundle_dir: str
+    from_ms: int
+    to_ms: int
+    rows: Annotated[list[list[float]], msgspec.Meta(min_length=1, max_length=MAX_ROWS)]
+
+
 class Parked(_IpcMessage, frozen=True, kw_only=True, tag="parked"):
     """drive -> link, with every health message: whether the vehicle is parked; None: nothing says."""
 
@@ -186,7 +198,7 @@ class ShadowWish(_IpcMessage, frozen=True, kw_only=True, tag="shadow"):
     max_cpu_share: float = 0.2
 
 
-FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums | Parked
+FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums | Observed | Parked
 FromLink = Attach | Switch | Watch | ShadowWish
 MessageT = TypeVar("MessageT", FromDrive, FromLink)
 

@@ -41,6 +41,16 @@ EXAMPLES: dict[str, messages.Message] = {
         boot=3, agent_version="0.1.0", hardware="x86-64", desired_version=4, slots={"sign": SLOT}
     ),
     "fetch": messages.FetchRequest(path="metadata/timestamp.json", blocks=((0, 7),)),
+    "sketch": messages.Sketch(
+        boot=3,
+        seq=1,
+        slot="sign",
+        ref=REF,
+        from_ms=1,
+        to_ms=2,
+        decisions=3,
+        signals=(messages.SignalSketch(name="confidence", rows=2, unknown=1, total=1.5, counts=(1, 1), kll=b"k"),),
+    ),
     "reply": messages.Reply(id="a", ok=True),
     "desired": messages.Desired(version=4, slots={"sign": REF}),
     "cmd": messages.Command(id="a", kind="ping"),
@@ -62,7 +72,7 @@ def test_round_trip(channel: Channel) -> None:
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.name)
 def test_a_newer_sender_may_add_fields(channel: Channel) -> None:
     message = EXAMPLES[channel.name]
-    binary = channel.name in ("telemetry", "blob", "file", "fleet-file")
+    binary = channel.name in ("telemetry", "blob", "sketch", "file", "fleet-file")
     code = msgspec.msgpack if binary else msgspec.json
     fields = code.decode(encode(channel, message))
     fields["of_next_year"] = {"nested": [1, 2]}

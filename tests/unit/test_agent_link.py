@@ -36,6 +36,7 @@ from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link
 from roadloop_agent.link.session import Publish, Session
 from roadloop_agent.link.spool import Spool
+from roadloop_agent.link.sketches import SketchBook, SketchMemory
 from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_agent.memory import Tidy
 from roadloop_agent.socketpair import make_socketpair
@@ -141,6 +142,9 @@ def read(messages: list[FromDrive], sink: FullDisk, batch_samples: int = 2) -> t
         pipe=link,
         sink=sink,
         batcher=Batcher(batch_samples, 5.0, {}, Appraiser(Memory(), 0.1)),
+        book=SketchBook(
+            period_s=3600.0, known={}, memory=SketchMemory(), reference=lambda directory: None, now_s=time.monotonic()
+        ),
         dispatch=dispatched.append,
         stored=lambda: None,
         remember=lambda: None,

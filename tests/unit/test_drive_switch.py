@@ -91,6 +91,7 @@ class Rig:
             regulator=nothing,
             roll=nothing,
             outbox=cast(Any, SimpleNamespace(send=self.sent.append)),
+            observer=nothing,
             announcer=nothing,
             pipe=cast(Any, SimpleNamespace(receive_from_link=lambda: self.inbox.popleft() if self.inbox else None)),
             versions=versions or FakeVersions(),

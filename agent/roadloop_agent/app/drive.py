@@ -14,6 +14,7 @@ from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture, Subscriber
 from roadloop_agent.drive.frames import Mailbox
 from roadloop_agent.drive.handlers import open_handler
+from roadloop_agent.drive.observer import Observer
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.parking import Parking
 from roadloop_agent.drive.process import Drive, heartbeat_parts
@@ -41,6 +42,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     boot = next_boot(config.state_dir, config.spool_path)
     pipe = Pipe.from_fd(pipe_fd)
     outbox = Outbox(pipe, boot, clock)
+    observer = Observer(boot, outbox.try_send, clock)
     announcer = Announcer(pipe, boot)
     tables = config.profile.slots
     roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
@@ -57,6 +59,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             roll=roll,
             clock=clock,
             deadline_s=None if table.deadline_ms is None or name in lossless else table.deadline_ms / 1000.0,
+            observer=observer,
         )
         for name, table in tables.items()
     ]
@@ -89,6 +92,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         regulator=regulator,
         roll=roll,
         outbox=outbox,
+        observer=observer,
         announcer=announcer,
         pipe=pipe,
         versions=open_store(config),

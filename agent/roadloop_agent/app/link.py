@@ -28,11 +28,13 @@ from roadloop_agent.link.mqtt import Endpoint, MqttLink
 from roadloop_agent.link.process import Link
 from roadloop_agent.link.routes import classifier, read_routes
 from roadloop_agent.link.session import SUBSCRIPTIONS, Session, SessionLimits
+from roadloop_agent.link.sketches import SketchBook
 from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.value import Appraiser
 from roadloop_agent.memory import Tidy, hand_back
 from roadloop_agent.suspend import AwakeClock, SleepWatch
 from roadloop_models.errors import DataError, RoadloopError
+from roadloop_models.sketches.reference import bundle_reference
 
 _LOG = logging.getLogger(__name__)
 _SPOOL_JOIN_S = 1.0
@@ -105,11 +107,24 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         surroundings.hear(message)
         link.dispatch(message)
 
+    book = SketchBook(
+        period_s=config.telemetry.sketch_period_s,
+        known=spool.known(),
+        memory=cache.open_sketches(),
+        reference=bundle_reference,
+        now_s=clock(),
+    )
+
+    def remember() -> None:
+        cache.put_sketches(appraiser.memory)
+        cache.put_open_sketches(book.memory(clock()))
+
     reader = PipeReader(
         pipe=pipe,
         sink=spool,
         batcher=Batcher(config.telemetry.batch_samples, config.telemetry.batch_age_s, spool.known(), appraiser),
-        remember=lambda: cache.put_sketches(appraiser.memory),
+        book=book,
+        remember=remember,
         dispatch=dispatch,
         stored=mailroom.spool_changed,
         clock=clock,

@@ -79,6 +79,11 @@ class Outbox:
         with self._lock:
             self._enqueue(encode_ipc(message))
 
+    def try_send(self, message: FromDrive) -> bool:
+        """Send a message where there is room for all that came before it; False where there is none now."""
+        with self._lock:
+            return self._drain() and self._pipe.try_send(encode_ipc(message))
+
     def offer(self, blocks: list[Captured]) -> bool:
         """Send a captured item where there is room for all that came before it; False where it is dropped."""
         with self._lock:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture
+from roadloop_agent.drive.observer import Observer
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.parking import Parking
 from roadloop_agent.drive.pipeline import Model, load_model
@@ -74,6 +75,7 @@ class Drive:
         regulator: Regulator,
         roll: CaptureRoll,
         outbox: Outbox,
+        observer: Observer,
         announcer: Announcer,
         pipe: Pipe,
         versions: Versions,
@@ -92,6 +94,7 @@ class Drive:
         self._regulator = regulator
         self._roll = roll
         self._outbox = outbox
+        self._observer = observer
         self._announcer = announcer
         self._pipe = pipe
         self._versions = versions
@@ -120,6 +123,7 @@ class Drive:
             self._listen()
             self._settle_switches()
             self._outbox.flush()
+            self._observer.flush()
             self._tidy.poll()
             self._regulator.poll()
             self._shadows.poll()
@@ -129,6 +133,8 @@ class Drive:
         for thread in threads:
             thread.join(_FAREWELL_S)
         self._say_health(ended=True)
+        self._outbox.flush()
+        self._observer.flush(ended=True)
         self._outbox.say_produced(ended=True)
         until_s = self._clock() + _FAREWELL_S
         while not self._outbox.is_empty() and self._clock() < until_s:

@@ -11,6 +11,7 @@ from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.announcer import Announce
 from roadloop_agent.drive.frames import Frame, Mailbox
 from roadloop_agent.drive.handlers import Handler, MakeRows, Outcome
+from roadloop_agent.drive.observer import Observer
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.pipeline import Model
 from roadloop_agent.drive.regulator import Pace, Work
@@ -84,8 +85,12 @@ class Slot:
         roll: CaptureRoll,
         clock: Callable[[], float],
         deadline_s: float | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        """`deadline_s`: a frame that is older when it is taken is given up; None: any age will do."""
+        """`deadline_s`: a frame that is older when it is taken is given up; None: any age will do.
+
+        `observer` hears the signals of each decision; None: nobody watches for drift.
+        """
         self.name = name
         self.table = table
         self.work = Work()
@@ -96,6 +101,7 @@ class Slot:
         self._announce = announce
         self._roll = roll
         self._clock = clock
+        self._observer = observer
         self._board = _Board()
         self.frames = 0
         self.shadow: Shadow | None = None
@@ -219,6 +225,14 @@ class Slot:
             self._announce(self.name, release, frame.t_ms, outcome.decision)
         if outcome.later is not None:
             self._outbox.later(partial(self._report_later, frame.t_ms, model, outcome.later))
+        if outcome.signals is not None and model is not None and self._observer is not None:
+            self._outbox.later(partial(self._observe, self._observer, frame.t_ms, model, outcome.signals))
+
+    def _observe(self, observer: Observer, t_ms: int, model: Model, signals: Callable[[], list[float]]) -> None:
+        try:
+            observer.add(self.name, model, t_ms, signals())
+        except RoadloopError as error:  # whoever reports the decision fails at the same thing, and says so
+            _LOG.debug("slot %s: no signals: %s", self.name, error)
 
     def _report_later(self, t_ms: int, model: Model | None, make_rows: MakeRows) -> None:
         try:

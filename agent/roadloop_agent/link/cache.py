@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 from sqlitedict import SqliteDict
 
+from roadloop_agent.link.sketches import SketchMemory
 from roadloop_agent.link.value import Memory
 from roadloop_models.errors import NotFoundError
 
 _LOG = logging.getLogger(__name__)
 _SKETCHES = "sketches"
+_OPEN_SKETCHES = "open-sketches"
 
 
 class Cache:
@@ -44,6 +46,16 @@ class Cache:
     def put_sketches(self, memory: Memory) -> None:
         """Remember it."""
         self.put(_SKETCHES, msgspec.to_builtins(memory))
+
+    def open_sketches(self) -> SketchMemory:
+        """What was being sketched; nothing where nothing that can be read is there."""
+        with contextlib.suppress(KeyError, msgspec.ValidationError):
+            return msgspec.convert(self._table[_OPEN_SKETCHES], SketchMemory, str_keys=True)
+        return SketchMemory()
+
+    def put_open_sketches(self, memory: SketchMemory) -> None:
+        """Remember it."""
+        self.put(_OPEN_SKETCHES, msgspec.to_builtins(memory, str_keys=True))
 
     def close(self) -> None:
         """Close the file."""

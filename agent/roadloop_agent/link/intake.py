@@ -8,9 +8,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from roadloop_agent.ipc import Attach, Captured, FromDrive, Hello, Pipe, Produced, Samples, SlotHealth, encode_ipc
+from roadloop_agent.ipc import (
+    Attach,
+    Captured,
+    FromDrive,
+    Hello,
+    Observed,
+    Pipe,
+    Produced,
+    Samples,
+    SlotHealth,
+    encode_ipc,
+)
 from roadloop_agent.link import waiting
 from roadloop_agent.link.batcher import Batcher, CapturedItem, Intake, StreamKey
+from roadloop_agent.link.sketches import SketchBook
 from roadloop_models.contract.messages import BlobItem
 from roadloop_models.errors import DiskFullError, MessageError
 
@@ -48,6 +60,7 @@ class PipeReader:
         pipe: Pipe,
         sink: Sink,
         batcher: Batcher,
+        book: SketchBook,
         dispatch: Callable[[FromDrive], None],
         stored: Callable[[], None],
         remember: Callable[[], None],
@@ -61,6 +74,7 @@ class PipeReader:
         self._pipe = pipe
         self._sink = sink
         self._batcher = batcher
+        self._book = book
         self._dispatch = dispatch
         self._stored = stored
         self._remember = remember
@@ -83,9 +97,11 @@ class PipeReader:
             ended, count = self._read()
             now_s = self._clock()
             self._keep(self._batcher.due(now_s))
+            sketches = self._book.due(now_s)
+            self._keep(sketches)
             self._store(now_s)
             self._beat()
-            if now_s >= self._remember_s:
+            if sketches or now_s >= self._remember_s:
                 self._remember_s = now_s + _REMEMBER_S
                 self._remember()
             if not stop.is_set() or count:
@@ -124,6 +140,8 @@ class PipeReader:
     def _take(self, message: FromDrive) -> bool:
         if isinstance(message, Samples):
             self._keep(self._batcher.add(message, self._clock()))
+        elif isinstance(message, Observed):
+            self._book.add(message)
         elif isinstance(message, Captured):
             self._take_block(message)
         elif isinstance(message, Produced):

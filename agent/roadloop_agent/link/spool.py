@@ -21,7 +21,7 @@ from roadloop_agent.link.spool_rows import ITEM_ROWS, Rows, Span
 from roadloop_agent.link.value import Worth
 from roadloop_models.contract import channels
 from roadloop_models.contract.codec import encode
-from roadloop_models.contract.messages import BLOB_STREAM, BlobBlock, Cursor, LostRange
+from roadloop_models.contract.messages import BLOB_STREAM, SKETCH_STREAM, BlobBlock, Cursor, LostRange
 from roadloop_models.errors import DataError, DiskFullError, RoadloopError
 
 LOW_VALUE = "spool-full:low-value"
@@ -52,6 +52,8 @@ class Held:
 
     def topic(self, vehicle: str) -> str:
         """Where it is published."""
+        if self.stream == SKETCH_STREAM:
+            return channels.SKETCH.topic(vehicle)
         if self.item is None or self.n is None:
             return channels.TELEMETRY.topic(vehicle, stream=self.stream)
         return channels.BLOB.topic(vehicle, sha256=self.item, n=self.n)

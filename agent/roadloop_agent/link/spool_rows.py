@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from roadloop_agent.link.batcher import StreamKey
 from roadloop_agent.link.value import Worth
-from roadloop_models.contract.messages import BLOB_STREAM, LostRange
+from roadloop_models.contract.messages import BLOB_STREAM, NOT_SAMPLES, LostRange
 
 ITEM_ROWS = 256
 """No captured item has more blocks (drive sends none above 8 MiB)."""
@@ -27,7 +27,8 @@ Span = tuple[int, str, int, int]
 
 @dataclass(frozen=True)
 class Count:
-    """Counted along: counting anew would read the whole file. Samples are those of telemetry, without blocks."""
+    """Counted along: counting anew would read the whole file. Samples are those of telemetry,
+    without blocks and sketches."""
 
     batches: int = 0
     samples: int = 0
@@ -40,6 +41,8 @@ class Count:
         size = sign * (last_seq - first_seq + 1)
         if stream == BLOB_STREAM:
             return replace(self, batches=self.batches + sign, blocks=self.blocks + size)
+        if stream in NOT_SAMPLES:
+            return replace(self, batches=self.batches + sign)
         return replace(self, batches=self.batches + sign, samples=self.samples + size)
 
 
@@ -107,7 +110,7 @@ class Rows:
     def declare(self, span: Span, reason: str) -> None:
         """Add a lost range, joined with the one before or after it where that has the same reason."""
         boot, stream, first_seq, last_seq = span
-        if stream != BLOB_STREAM:
+        if stream not in NOT_SAMPLES:
             self.count = replace(self.count, lost=self.count.lost + last_seq - first_seq + 1)
         for query in (_BEFORE, _AFTER):
             row = self._db.execute(query, (boot, stream, first_seq)).fetchone()
@@ -190,7 +193,7 @@ class Rows:
             f"UPDATE lost SET committed_age_s = ? WHERE {_WITHIN} RETURNING stream, last_seq - first_seq + 1",
             (age_s, *span),
         ).fetchall()
-        gone = sum(size for stream, size in covered if stream != BLOB_STREAM)
+        gone = sum(size for stream, size in covered if stream not in NOT_SAMPLES)
         self.count = replace(self.count, committed=self.count.committed + len(rows), lost=self.count.lost - gone)
         return [row[0] for row in rows]
 
@@ -207,7 +210,7 @@ class Rows:
 
     def counted(self) -> Count:
         """All counters, from the indexes."""
-        samples = f"coalesce(sum((last_seq - first_seq + 1) * (stream != '{BLOB_STREAM}')), 0)"
+        samples = f"coalesce(sum((last_seq - first_seq + 1) * (stream NOT IN {NOT_SAMPLES})), 0)"
         blocks = f"coalesce(sum(stream = '{BLOB_STREAM}'), 0)"
 
         def row(query: str) -> tuple[int, ...]:

@@ -72,6 +72,7 @@ LOST = Channel("lost", "up/lost", _UP, 1, False, 64 * _KIB, "sequence ranges giv
 BLOB = Channel("blob", "up/blob/{sha256}/{n}", _UP, 1, False, MAX_MESSAGE_BYTES, "one block of a captured item")
 REPORTED = Channel("reported", "up/reported", _UP, 1, True, 64 * _KIB, "slots, versions, update state, last error")
 FETCH = Channel("fetch", "up/fetch", _UP, 1, False, 16 * _KIB, "which blocks of which file are wanted")
+SKETCH = Channel("sketch", "up/sketch", _UP, 1, False, 64 * _KIB, "an hour of one slot's signals, as distributions")
 REPLY = Channel("reply", "up/reply", _UP, 1, False, MAX_MESSAGE_BYTES, "the answer to a command")
 DESIRED = Channel("desired", "down/desired", _DOWN, 1, True, 64 * _KIB, "what every slot should run")
 COMMAND = Channel("cmd", "down/cmd", _DOWN, 1, False, 16 * _KIB, "a thing to do once")
@@ -79,7 +80,7 @@ CURSOR = Channel("cursor", "down/cursor", _DOWN, 1, True, MAX_MESSAGE_BYTES, "up
 FILE = Channel("file", "down/file/{sha256}/{n}", _DOWN, 0, False, MAX_MESSAGE_BYTES, "one block of a file")
 FLEET_FILE = Channel("fleet-file", "file/{sha256}/{n}", _DOWN, 0, False, MAX_MESSAGE_BYTES, "the same, for all")
 
-CHANNELS = (STATUS, TELEMETRY, LOST, BLOB, REPORTED, FETCH, REPLY, DESIRED, COMMAND, CURSOR, FILE, FLEET_FILE)
+CHANNELS = (STATUS, TELEMETRY, LOST, BLOB, REPORTED, FETCH, SKETCH, REPLY, DESIRED, COMMAND, CURSOR, FILE, FLEET_FILE)
 
 
 def for_all_filter(sha256: str) -> str:

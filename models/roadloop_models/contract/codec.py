@@ -18,6 +18,7 @@ _MESSAGE_OF: dict[str, type[messages.Message]] = {
     channels.BLOB.name: messages.BlobBlock,
     channels.REPORTED.name: messages.Reported,
     channels.FETCH.name: messages.FetchRequest,
+    channels.SKETCH.name: messages.Sketch,
     channels.REPLY.name: messages.Reply,
     channels.DESIRED.name: messages.Desired,
     channels.COMMAND.name: messages.Command,
@@ -25,7 +26,13 @@ _MESSAGE_OF: dict[str, type[messages.Message]] = {
     channels.FILE.name: messages.FileBlock,
     channels.FLEET_FILE.name: messages.FileBlock,
 }
-_BINARY = {channels.TELEMETRY.name, channels.BLOB.name, channels.FILE.name, channels.FLEET_FILE.name}
+_BINARY = {
+    channels.TELEMETRY.name,
+    channels.BLOB.name,
+    channels.SKETCH.name,
+    channels.FILE.name,
+    channels.FLEET_FILE.name,
+}
 
 
 def encode(channel: Channel, message: messages.Message) -> bytes:

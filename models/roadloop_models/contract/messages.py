@@ -19,6 +19,9 @@ BlockNumber = Annotated[int, msgspec.Meta(ge=0, lt=10_000_000)]
 Block = Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES)]
 
 BLOB_STREAM = "blob"
+SKETCH_STREAM = "sketch"
+"""Sketches are numbered in a stream too, so that the ledger knows each; like blocks they are no samples."""
+NOT_SAMPLES = (BLOB_STREAM, SKETCH_STREAM)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +91,36 @@ class BlobBlock(Message, frozen=True, kw_only=True):
     seq: Seq
     item: BlobItem
     data: Block
+
+
+class SignalSketch(msgspec.Struct, frozen=True, kw_only=True):
+    """How one signal was distributed over some decisions (sketches/sketch.py); those of the same bins add up."""
+
+    name: Name
+    rows: Count
+    """Decisions in which it was known."""
+    unknown: Count = 0
+    total: float
+    """Sum of the values."""
+    counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=256)] = ()
+    """By bin of the release's reference; empty where it has none."""
+    kll: Annotated[bytes, msgspec.Meta(max_length=4096)] = b""
+
+
+class Sketch(Message, frozen=True, kw_only=True):
+    """The signals of one slot under one release from `from_ms` to `to_ms` (wall time), as distributions.
+
+    `seq` counts in the stream `sketch` of that boot.
+    """
+
+    boot: Count
+    seq: Seq
+    slot: Name
+    ref: "ReleaseRef"
+    from_ms: int
+    to_ms: int
+    decisions: Count
+    signals: Annotated[tuple[SignalSketch, ...], msgspec.Meta(max_length=32)]
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):

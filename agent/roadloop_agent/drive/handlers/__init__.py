@@ -33,6 +33,8 @@ class Outcome(msgspec.Struct, gc=False):
     """Send the frame itself too, about the last of the rows."""
     decision: Callable[[], dict[str, Any]] | None = None
     """What other software on the vehicle is told, as a JSON-able dict; called only where somebody listens."""
+    signals: Callable[[], list[float]] | None = None
+    """What drift is watched by (sketches/signals.py): made by another thread, in the order of the decisions."""
     seen: Seen | None = None
     """What the model was given, for a candidate in the shadow to be given too; nothing writes to it any more."""
 

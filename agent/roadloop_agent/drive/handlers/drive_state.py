@@ -18,6 +18,7 @@ from roadloop_models.drive_state.rolling import RollingWindow
 from roadloop_models.drive_state.signals import NAMES, SIGNALS, SPEED
 from roadloop_models.drive_state.window import RATE_HZ, FloatArray
 from roadloop_models.signals import SignalFrame
+from roadloop_models.sketches.signals import drive_state_signals
 
 _KMH = 3.6
 
@@ -72,6 +73,7 @@ class DriveStateHandler:
             latency_us=latency_us,
             confidence=state.confidence,
             decision=lambda: {"t": frame.data.t_s} | state_line(state, values, self._settings.odd_above),
+            signals=lambda: state_signals(state, values),
             seen=(window,),
         )
 
@@ -118,6 +120,12 @@ def state_row(
         float(release),
         float(dropped),
     ]
+
+
+def state_signals(state: DriveState, values: FloatArray) -> list[float]:
+    """What drift is watched by."""
+    known = int(np.isfinite(values).sum())
+    return drive_state_signals(_KMH * float(values[SPEED]), state.probabilities, state.anomaly, known)
 
 
 def state_line(state: DriveState, values: FloatArray, odd_above: float) -> dict[str, Any]:

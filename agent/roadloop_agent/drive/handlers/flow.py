@@ -12,13 +12,15 @@ from roadloop_agent.drive.pipeline import Model
 from roadloop_models.contract.streams import FLOW_FORECAST
 from roadloop_models.errors import FailedError
 from roadloop_models.preprocess import FlowWindow
+from roadloop_models.sketches.outcomes import FlowOutcomes
+from roadloop_models.sketches.signals import flow_signals
 
 
 class FlowHandler:
     """See the module."""
 
     def __init__(self, table: SlotTable) -> None:
-        pass
+        self._outcomes = FlowOutcomes()
 
     def handle(self, frame: Frame, model: Model | None, around: Around) -> Outcome:
         """Counts are sent with or without a model; a forecast needs an unbroken window.
@@ -32,6 +34,8 @@ class FlowHandler:
         started_ns = time.perf_counter_ns()
         forecast_veh = forecast(model, step.window)
         latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
+        flow_veh, error_veh = step.window.flow_veh, self._outcomes.observe(step.step, step.flow_veh)
+        self._outcomes.forecast(step.step, forecast_veh)
         row = flow_row(
             step.step, step.flow_veh, forecast_veh, latency_us=latency_us, release=model.release, dropped=around.dropped
         )
@@ -40,7 +44,8 @@ class FlowHandler:
             decided=True,
             latency_us=latency_us,
             decision=lambda: flow_line(step.step, step.flow_veh, forecast_veh),
-            seen=(step.window.flow_veh, np.asarray(step.window.step)),
+            signals=lambda: flow_signals(flow_veh, forecast_veh, error_veh),
+            seen=(flow_veh, np.asarray(step.window.step)),
         )
 
 

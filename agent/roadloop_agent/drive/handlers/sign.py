@@ -12,6 +12,7 @@ from roadloop_models.contract.streams import SIGN_DECISION
 from roadloop_models.errors import FailedError
 from roadloop_models.postprocess import SignClass
 from roadloop_models.preprocess import FloatArray
+from roadloop_models.sketches.signals import sign_signals
 
 
 class SignHandler:
@@ -25,7 +26,9 @@ class SignHandler:
         if model is None:
             return Outcome()
         started_ns = time.perf_counter_ns()
-        decision = classify(model, model.preprocess(frame.data))
+        image = frame.data
+        outputs = model.run(model.preprocess(image))
+        decision = decide(model, outputs)
         latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
         capture = self._capture
         wanted = wants_capture(decision.confidence, around.frames, capture.below_confidence, capture.every)
@@ -45,13 +48,19 @@ class SignHandler:
             confidence=decision.confidence,
             capture=captured,
             decision=lambda: sign_line(decision),
-            seen=(frame.data,),
+            signals=lambda: sign_signals(image, outputs[0], decision),
+            seen=(image,),
         )
 
 
 def classify(model: Model, inputs: tuple[FloatArray, ...]) -> SignClass:
     """Run the model on its input tensors. Raises FailedError where it answers with what is not finite."""
-    sign: SignClass = model.postprocess(model.run(inputs))
+    return decide(model, model.run(inputs))
+
+
+def decide(model: Model, outputs: tuple[FloatArray, ...]) -> SignClass:
+    """What the model's answer means. Raises FailedError where it is not finite."""
+    sign: SignClass = model.postprocess(outputs)
     if not math.isfinite(sign.confidence):
         raise FailedError(f"{model.name} answers with values that are not finite")
     return sign

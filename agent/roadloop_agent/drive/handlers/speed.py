@@ -13,6 +13,8 @@ from roadloop_agent.drive.pipeline import Model
 from roadloop_models.contract.streams import ROAD_SPEED, SPEED_DECISION, SPEEDS_PER_SAMPLE
 from roadloop_models.errors import FailedError
 from roadloop_models.preprocess import FloatArray
+from roadloop_models.sketches.outcomes import SpeedOutcomes
+from roadloop_models.sketches.signals import speed_signals
 
 HORIZON_STEPS = (2, 5, 8, 11)
 """Which steps of a forecast are 15, 30, 45 and 60 minutes ahead."""
@@ -22,7 +24,7 @@ class SpeedHandler:
     """See the module."""
 
     def __init__(self, table: SlotTable) -> None:
-        pass
+        self._outcomes = SpeedOutcomes()
 
     def handle(self, frame: Frame, model: Model | None, around: Around) -> Outcome:
         """Observations are sent with or without a model; a forecast needs an unbroken window.
@@ -34,7 +36,7 @@ class SpeedHandler:
         if model is None or step.window is None:
             return Outcome(rows=observed)
         started_ns = time.perf_counter_ns()
-        outputs = model.run(model.preprocess(step.window))
+        outputs, window_mph = model.run(model.preprocess(step.window)), step.window.speeds_mph
         latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
 
         def rows() -> Rows:
@@ -44,11 +46,18 @@ class SpeedHandler:
             )
             return [*observed, (SPEED_DECISION, row)]
 
+        def signals() -> list[float]:
+            forecast_mph = forecast(model, outputs)
+            errors = self._outcomes.observe(step.step, step.observed_mph)
+            self._outcomes.forecast(step.step, forecast_mph)
+            return speed_signals(window_mph, forecast_mph, errors)
+
         return Outcome(
             later=rows,
             decided=True,
             latency_us=latency_us,
             decision=lambda: speed_line(step.step + 1, forecast(model, outputs)),
+            signals=signals,
             seen=(step.window.speeds_mph, np.asarray(step.window.step)),
         )
 
