@@ -425,6 +425,7 @@ def run_files(app: Application, _number: int, stop: Event) -> None:
 def run_jobs(app: Application, _number: int, stop: Event) -> None:
     """The jobs process: what is long has a thread of its own, so that telemetry is moved meanwhile."""
     from roadloop_cloud.jobs import work
+    from roadloop_cloud.labels import measuring, teacher
     from roadloop_cloud.retrain import pipeline
 
     long: dict[str, Handler] = {
@@ -432,7 +433,8 @@ def run_jobs(app: Application, _number: int, stop: Event) -> None:
         teacher.KIND: app.teaching.run,
         measuring.KIND: app.measuring.run,
     }
-    thread = Thread(target=work, args=(app.jobs, long, stop), name="long jobs", daemon=True)
+    every = {"periodic": {measuring.KIND: measuring.EVERY_S}}
+    thread = Thread(target=work, args=(app.jobs, long, stop), kwargs=every, name="long jobs", daemon=True)
     thread.start()
     try:
         work(app.jobs, {MOVE_TELEMETRY: app.move_telemetry}, stop, periodic={MOVE_TELEMETRY: MOVE_EVERY_S})

@@ -32,6 +32,7 @@ COMMANDS = {
     ),
     "models": _Entry("roadloop_cloud.cli.models", "List, show, evaluate, import and publish models."),
     "dataset": _Entry("roadloop_cloud.cli.dataset", "Build and inspect training snapshots."),
+    "label": _Entry("roadloop_cloud.cli.label", "Ask people and teachers what items show, and keep what they say."),
     "retrain": _Entry("roadloop_cloud.cli.retrain", "Train, quantize, evaluate and gate a candidate."),
     "rollout": _Entry("roadloop_cloud.cli.rollout", "Take a release to the fleet in waves."),
     "operators": _Entry("roadloop_cloud.cli.operators", "The people whose signature counts: add, list, remove."),
