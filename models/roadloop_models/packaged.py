@@ -6,8 +6,9 @@ from typing import Literal
 from roadloop_models.bundle.manifest import MANIFEST_NAME
 from roadloop_models.errors import NotFoundError
 
-Collection = Literal["factory", "starter"]
-"""`factory`: what a new vehicle starts with. `starter`: trained on less, for the demo to improve upon."""
+Collection = Literal["factory", "starter", "student", "pruned"]
+"""`factory`: what a new vehicle starts with. `starter`: trained on less, for the demo to improve upon. `student` and
+`pruned`: what compression made of the factory's, for slower processors."""
 
 
 def packaged_bundles(collection: Collection = "factory") -> dict[str, Path]:

@@ -26,7 +26,6 @@ def figures(context: Context) -> Iterator[Result]:
     if context.data is None:
         yield Skipped("accuracy of the factory bundles", "ROADLOOP_DATA names no data")
         return
-    yield from _sign_accuracy(bundles[SIGN], context.data)
     yield from _speed_errors(bundles[SPEED], context.data)
 
 
@@ -53,13 +52,6 @@ def _metrics(bundle: Bundle, key: str, data: Path) -> dict[str, float]:
         return get_task(bundle.manifest.task).evaluate(bundle, variant, runner, data).metrics
     finally:
         runner.close()
-
-
-def _sign_accuracy(bundle: Bundle, data: Path) -> list[Figure]:
-    percent = {key: 100 * _metrics(bundle, key, data)["accuracy"] for key in (*INT8, "onnx-fp32")}
-    found = [_figure(f"accuracy_{key}", percent[key], "% of test_a", bar=99.0, direction="at least") for key in INT8]
-    drop = max(percent["onnx-fp32"] - percent[key] for key in INT8)
-    return [*found, _figure("accuracy_int8_drop", drop, "points", bar=0.1)]
 
 
 def _speed_errors(bundle: Bundle, data: Path) -> list[Figure]:
