@@ -80,6 +80,27 @@ class SealingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tasks: tuple[Name, ...] = ()
 
 
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)] | None
+_OpenRatio = Annotated[float, msgspec.Meta(gt=0, lt=1)] | None
+
+
+class GateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[gate.<task>]`: what candidates are held to, where that is not the default (gate/bounds.py says of each)."""
+
+    slice_worse: _NotNegative = None
+    disturbed_worse: _NotNegative = None
+    margin: _NotNegative = None
+    confidence: _OpenRatio = None
+    slice_confidence: _OpenRatio = None
+    least_independent: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    ece_worse: _NotNegative = None
+    latency_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    latency_slack_us: _NotNegative = None
+    size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    resamples: Annotated[int, msgspec.Meta(ge=100, le=100_000)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of roadloop.toml."""
 
@@ -90,6 +111,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fetch: FetchConfig = FetchConfig()
     sealing: SealingConfig = SealingConfig()
     files: FilesConfig = FilesConfig()
+    gate: dict[Name, GateConfig] = {}
+    """By task."""
 
     @property
     def files_url(self) -> str | None:

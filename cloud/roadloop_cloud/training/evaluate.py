@@ -3,20 +3,31 @@
 from pathlib import Path
 
 from roadloop_models.bundle import Bundle, Variant
+from roadloop_models.errors import NotFoundError
 from roadloop_models.runners import open_runner
-from roadloop_models.tasks import Evaluation, Progress, get_task, no_progress
+from roadloop_models.tasks import Disturbable, Disturbance, Evaluation, Progress, get_task, no_progress
 
 
 def evaluate_variant(
-    bundle: Bundle, variant: Variant, data_dir: Path, progress: Progress = no_progress, threads: int = 1
+    bundle: Bundle,
+    variant: Variant,
+    data_dir: Path,
+    progress: Progress = no_progress,
+    disturbance: Disturbance | None = None,
 ) -> Evaluation:
-    """Evaluate one variant on the test rows below `data_dir`.
+    """Evaluate one variant on the test rows below `data_dir`, made worse by `disturbance` where there is one.
 
-    Raises DataError for the data, BundleError for the bundle, RuntimeMissingError for the runtime.
+    Raises DataError for the data, BundleError for the bundle, RuntimeMissingError for the runtime, NotFoundError where
+    the task knows no disturbances.
     """
-    runner = open_runner(bundle, variant, threads)
+    task = get_task(bundle.manifest.task)
+    runner = open_runner(bundle, variant)
     try:
-        return get_task(bundle.manifest.task).evaluate(bundle, variant, runner, data_dir, progress)
+        if disturbance is None:
+            return task.evaluate(bundle, variant, runner, data_dir, progress)
+        if not isinstance(task, Disturbable):
+            raise NotFoundError(f"{task.name} knows no disturbance '{disturbance.name}'")
+        return task.evaluate_disturbed(bundle, variant, runner, data_dir, disturbance)
     finally:
         runner.close()
 
