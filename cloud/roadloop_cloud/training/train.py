@@ -189,7 +189,8 @@ class _Run:
         self._average.model.load_state_dict(average)
         self._average.steps = int(facts["steps"])
         self._restore_optimizer(_below(tensors, "moment"), facts)
-        batches, own = tensors["random"][self._ranks.rank].chunk(2)
+        # Copies: the states are read as aligned C structures, and a view into the middle of a tensor crashes.
+        batches, own = (half.clone() for half in tensors["random"][self._ranks.rank].chunk(2))
         self._generator.set_state(batches)
         torch.set_rng_state(own)
         self.epoch = int(facts["epoch"])
