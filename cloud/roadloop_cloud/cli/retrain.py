@@ -1,48 +1,22 @@
 """`roadloop retrain`."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli.models import DATA_OPTION
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, table
+from roadloop_cloud.cli.retrain_options import retrain_options, retrain_spec
 
 
 @click.command()
 @click.option("--task", required=True, help="What to retrain.")
-@DATA_OPTION
 @click.option("--snapshot", help="Train on this snapshot; else one is built from all that is stored.")
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="For the snapshot: CSV with sha256,label of captured images.",
-)
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data folder whose rows are trained on beside the snapshot, so that nothing is forgotten.",
-)
-@click.option(
-    "--base-part",
-    type=click.Choice(["all", "starter", "rest"]),
-    default="starter",
-    show_default=True,
-    help="Which training rows of --base.",
-)
 @click.option("--incumbent", help="Version to start from and to beat; else what the fleet runs.")
 @click.option("--version", help="Name of the candidate; else retrain-<job>.")
-@click.option(
-    "--margin", type=click.FloatRange(0), default=0.0, show_default=True, help="By how much it must be better."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says.")
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--publish", is_flag=True, help="Sign an accepted candidate as the next release.")
-@click.option("--rollout", "waves", help="And take it to all vehicles in these waves, for example 1,50%,100%.")
+@retrain_options
 @click.option("--background", is_flag=True, help="Leave it to the jobs process of 'roadloop up'.")
 @with_application
 def command(app: Application, output: Output, background: bool, **options: Any) -> None:
@@ -60,7 +34,7 @@ def command(app: Application, output: Output, background: bool, **options: Any) 
     from roadloop_cloud.jobs import run_job, worker_name
     from roadloop_cloud.retrain.pipeline import KIND
 
-    spec = msgspec.to_builtins(_spec(options))
+    spec = msgspec.to_builtins(retrain_spec(**options))
     if background:
         job = app.jobs.add(KIND, spec)
         output.result({"job": job}, f"queued as job {job}")
@@ -84,28 +58,6 @@ def command(app: Application, output: Output, background: bool, **options: Any) 
     )
     if not result["accepted"]:
         sys.exit(1)
-
-
-def _spec(options: dict[str, Any]) -> Any:
-    from roadloop_cloud.retrain.pipeline import RetrainSpec, RolloutRequest
-    from roadloop_cloud.training.spec import DataSource
-
-    base, labels, waves = options["base"], options["labels"], options["waves"]
-    return RetrainSpec(
-        task=options["task"],
-        data=str(options["data"].resolve()),
-        snapshot=options["snapshot"],
-        labels=None if labels is None else str(labels.resolve()),
-        base=None if base is None else DataSource(str(base.resolve()), options["base_part"]),
-        incumbent=options["incumbent"],
-        version=options["version"],
-        margin=options["margin"],
-        seed=options["seed"],
-        epochs=options["epochs"],
-        threads=options["threads"],
-        publish=options["publish"] or waves is not None,
-        rollout=None if waves is None else RolloutRequest(waves=tuple(waves.split(","))),
-    )
 
 
 def _keys(result: dict[str, Any]) -> list[str]:

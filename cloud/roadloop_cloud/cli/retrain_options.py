@@ -1,0 +1,67 @@
+"""The options that `retrain` and `loop enable` share: what each candidate is asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from roadloop_cloud.cli.models import DATA_OPTION
+
+if TYPE_CHECKING:
+    from roadloop_cloud.retrain.pipeline import RetrainSpec
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_OPTIONS = (
+    DATA_OPTION,
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="For the snapshot: CSV with sha256,label of captured images.",
+    ),
+    click.option(
+        "--base",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Data folder whose rows are trained on beside the snapshot, so that nothing is forgotten.",
+    ),
+    click.option(
+        "--base-part",
+        type=click.Choice(["all", "starter", "rest"]),
+        default="starter",
+        show_default=True,
+        help="Which training rows of --base.",
+    ),
+    click.option(
+        "--margin", type=click.FloatRange(0), default=0.0, show_default=True, help="By how much it must be better."
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
+    click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True),
+    click.option("--publish", is_flag=True, help="Sign an accepted candidate as the next release."),
+    click.option("--rollout", "waves", help="And take it to all vehicles in these waves, for example 1,50%,100%."),
+)
+
+
+def retrain_options(function: FunctionT) -> FunctionT:
+    """Add them all."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def retrain_spec(
+    *, data: Path, labels: Path | None, base: Path | None, base_part: Any, waves: str | None, publish: bool, **rest: Any
+) -> "RetrainSpec":
+    """What was asked for; `rest` are fields of RetrainSpec by their names."""
+    from roadloop_cloud.retrain.pipeline import RetrainSpec, RolloutRequest
+    from roadloop_cloud.training.spec import DataSource
+
+    return RetrainSpec(
+        data=str(data.resolve()),
+        labels=None if labels is None else str(labels.resolve()),
+        base=None if base is None else DataSource(str(base.resolve()), base_part),
+        publish=publish or waves is not None,
+        rollout=None if waves is None else RolloutRequest(waves=tuple(waves.split(","))),
+        **rest,
+    )
