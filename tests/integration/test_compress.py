@@ -218,7 +218,8 @@ def test_training_goes_on_rounded_where_int8_loses_more_than_allowed(made: Path,
             version="rounded-1",
             data=DataSource(str(made), "all"),
             parent=str(parent),
-            compress=Compression(method="quantize", qat_above=bound),
+            compress=Compression(method="quantize"),
+            qat_above=bound,
         )
         result = run_training(spec, tmp_path / str(bound), told.setdefault(bound, []).append)
         weights.append((Path(result.bundle) / "weights.npz").read_bytes())

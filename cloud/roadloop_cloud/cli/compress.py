@@ -76,7 +76,6 @@ def compress(
         temperature=options["temperature"],
         soft_share=options["soft_share"],
         hint_weight=options["hints"],
-        qat_above=options["qat_above"],
     )
     with output.steps(f"Compressing {parent.manifest.task} {parent.manifest.version}") as step:
 
@@ -92,6 +91,7 @@ def compress(
             part=options["part"],
             seed=options["seed"],
             epochs=options["epochs"],
+            qat_above=options["qat_above"],
             work_dir=options["work"],
             threads=options["threads"],
             on_progress=show_progress,

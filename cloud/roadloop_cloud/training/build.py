@@ -17,7 +17,7 @@ from roadloop_cloud.files import move_tree_durably
 from roadloop_cloud.training.card import CardFigures, model_card
 from roadloop_cloud.training.checkpoint import Checkpoints
 from roadloop_cloud.training.compress.rounding import int8_loss
-from roadloop_cloud.training.compress.subject import CompressedSubject, compressed
+from roadloop_cloud.training.compress.subject import compressed, roundable, rounded_training
 from roadloop_cloud.training.drive_state import DriveStateSubject
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
@@ -97,6 +97,8 @@ class Trainer:
             subject = _subject(self._spec, state)
             if self._spec.compress is not None:
                 subject = compressed(subject, self._spec.compress)
+            if self._spec.qat_above is not None:
+                roundable(subject)
         trained = self._train(subject, target.parent / CHECKPOINTS)
         if not self._ranks.is_first:
             return None
@@ -105,8 +107,7 @@ class Trainer:
             return self._result(subject, trained, "", {subject.score_name: trained.chosen.score})
         model = subject.model()
         load_state(model, halve(trained.final.state), "trained")
-        if isinstance(subject, CompressedSubject):
-            self._round_where_needed(subject, model, target.parent)
+        self._round_where_needed(subject, model, target.parent)
         with tempfile.TemporaryDirectory(prefix=DRAFTS, dir=target.parent) as scratch:
             bundle = self._pack(subject, model, trained, parent, Path(scratch))
             move_tree_durably(bundle.directory, target)
@@ -175,24 +176,19 @@ class Trainer:
                 ranks=self._ranks,
             )
 
-    def _round_where_needed(self, subject: CompressedSubject, model: torch.nn.Module, folder: Path) -> None:
+    def _round_where_needed(self, subject: Subject, model: torch.nn.Module, folder: Path) -> None:
         """Train `model` on quantization-aware where its int8 files lose more on validation rows than was allowed."""
-        bound = subject.qat_above
-        if bound is None:
+        spec = self._spec
+        if spec.qat_above is None:
             return
+        learner, recipe = rounded_training(subject, model, spec.compress)
         with self._stage("round"), tempfile.TemporaryDirectory(prefix=DRAFTS, dir=folder) as scratch:
             lost = int8_loss(subject, model, Path(scratch))
             self._on_progress(TrainingProgress(stage="round", done=0, total=1, message=f"int8 loses {lost:.4g}"))
-            if lost <= bound:
+            if lost <= spec.qat_above:
                 return
-            rounded = fit(
-                copy.deepcopy(model),
-                subject.rounded_learner(everything=True),
-                subject.rounded_recipe(),
-                seed=self._spec.seed,
-                on_epoch=self._epochs("round"),
-                score=None,
-            )
+            begin, on_epoch = copy.deepcopy(model), self._epochs("round")
+            rounded = fit(begin, learner, recipe, seed=spec.seed, on_epoch=on_epoch, score=None)
             load_state(model, halve(rounded.state), "trained")
 
     def _pack(

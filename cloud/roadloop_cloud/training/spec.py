@@ -21,6 +21,10 @@ ExecutorName = Literal["local", "torchrun", "ray"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
+FORMS: dict[str, tuple[str, ...]] = {"traffic-speed": ("speeds-alone",)}
+"""Task -> other forms of its model: traffic-speed without the time of day."""
+
+
 class Fold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which part of the rows is held out for validation: one of `count` of about the same size."""
 
@@ -62,6 +66,11 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """None: the rows that the task itself holds out."""
     compress: Compression | None = None
     """Make the parent's network smaller instead of training it on; it is then the teacher."""
+    qat_above: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Where int8 loses more than this on the validation rows, in the unit of the task's validation score, training
+    goes on quantization-aware. None: it does not."""
+    form: str | None = None
+    """Another form of the task's model than its usual one, of those in FORMS."""
     score_only: bool = False
     """End after validation: no refit, no files, no bundle."""
     refit: bool | None = None

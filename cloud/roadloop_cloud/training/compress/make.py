@@ -23,6 +23,7 @@ def compress_bundle(
     part: Part = "all",
     seed: int = 0,
     epochs: int | None = None,
+    qat_above: float | None = None,
     work_dir: Path | None = None,
     threads: int = 1,
     on_progress: OnProgress | None = None,
@@ -47,6 +48,7 @@ def compress_bundle(
         data_name="published",
         threads=threads,
         compress=settings,
+        qat_above=qat_above,
     )
     spec = msgspec.structs.replace(spec, command=_command(spec, parent))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def _command(spec: TrainingSpec, parent: Bundle) -> str:
         options += (
             f" --temperature {asked.temperature:g} --soft-share {asked.soft_share:g} --hints {asked.hint_weight:g}"
         )
-    options += "" if asked.qat_above is None else f" --qat-above {asked.qat_above:g}"
+    options += "" if spec.qat_above is None else f" --qat-above {spec.qat_above:g}"
     options += f" --part {spec.data.part} --seed {spec.seed}"
     options += "" if spec.epochs is None else f" --epochs {spec.epochs}"
     source = f"{parent.manifest.task}/{parent.manifest.version}"

@@ -25,6 +25,3 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Of the loss that is the difference to the teacher's answer; the rest is that to the label."""
     hint_weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Of the difference between the two networks' attention maps at the end of each stage."""
-    qat_above: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Where int8 loses more than this on the validation rows, in the unit of the task's validation score, training
-    goes on quantization-aware. None: it does not."""

@@ -1,5 +1,6 @@
 """A task's subject, as it is for compression: the same rows and files, another network and another loss."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
@@ -55,79 +56,97 @@ def compressed(subject: Subject, settings: Compression) -> Subject:
 
     Raises ConfigError where the task's network cannot be compressed that way.
     """
-    needed = {"distil": ("student",), "prune": ("pruned",), "qat": ("rounded_recipe",), "quantize": ()}
-    if settings.qat_above is not None:
-        needed[settings.method] += ("rounded_recipe",)
-    if any(not hasattr(subject, name) for name in needed[settings.method]):
-        what = "quantization-aware training" if hasattr(subject, "student") else settings.method
-        raise ConfigError(f"{what} is not there for this task's network; `--method quantize` is for every task")
+    needed = {"distil": "student", "prune": "pruned", "qat": "rounded_recipe", "quantize": "model"}[settings.method]
+    if not hasattr(subject, needed):
+        raise ConfigError(f"{settings.method} is not there for this task's network; 'quantize' is for every one")
     return CompressedSubject(subject, settings)
+
+
+def roundable(subject: Subject) -> Prunable:
+    """The task's own subject. Raises ConfigError where its network cannot be trained quantization-aware."""
+    whole = subject.task_subject if isinstance(subject, CompressedSubject) else subject
+    if not hasattr(whole, "rounded_recipe"):
+        raise ConfigError("quantization-aware training is there for networks of convolutions alone")
+    return cast(Prunable, whole)
+
+
+def rounded_training(
+    subject: Subject, model: torch.nn.Module, settings: Compression | None = None, *, everything: bool = True
+) -> tuple[Learner, Recipe]:
+    """How a trained `model` is trained on quantization-aware, with what it is now as its teacher.
+
+    The statistics of batch normalization are left as they are: files have them folded in. Raises ConfigError where the
+    task's network is none of convolutions.
+    """
+    whole = roundable(subject)
+    recipe = whole.rounded_recipe()
+    frozen = tuple(name for name, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm2d))
+    teacher = copy.deepcopy(model)
+    learner = QatLearner(_taught(whole, teacher, settings or Compression(method="qat"), everything, exact=True))
+    return learner, dataclasses.replace(recipe, frozen=frozen)
 
 
 class CompressedSubject:
     """Stands in the place of the task's own subject while its parent is compressed."""
 
     def __init__(self, subject: Subject, settings: Compression) -> None:
-        self._subject, self._settings = subject, settings
+        self.task_subject, self._settings = subject, settings
 
     @property
     def card(self) -> CardTexts:
         """The task's."""
-        return self._subject.card
+        return self.task_subject.card
 
     @property
     def rows(self) -> int:
         """The task's."""
-        return self._subject.rows
+        return self.task_subject.rows
 
     @property
     def split_note(self) -> str:
         """The task's."""
-        return self._subject.split_note
+        return self.task_subject.split_note
 
     @property
     def score_name(self) -> str:
         """The task's."""
-        return self._subject.score_name
+        return self.task_subject.score_name
 
     @property
     def score(self) -> Callable[[torch.nn.Module], float]:
         """The task's."""
-        return self._subject.score
+        return self.task_subject.score
 
     def calibration(self) -> Calibration:
         """The task's."""
-        return self._subject.calibration()
+        return self.task_subject.calibration()
 
     @cached_property
     def form(self) -> ModelForm:
         """The task's, of another width."""
-        form = self._subject.form
+        form = self.task_subject.form
         if self._settings.method not in ("distil", "prune"):
             return form
-        narrowable = cast(Narrowable, self._subject)
+        narrowable = cast(Narrowable, self.task_subject)
         return dataclasses.replace(form, architecture=narrowable.describe(self.model()))
 
     def model(self) -> torch.nn.Module:
         """The network to begin with."""
         if self._settings.method == "distil":
-            return cast(Narrowable, self._subject).student(self._settings.share)
+            return cast(Narrowable, self.task_subject).student(self._settings.share)
         if self._settings.method == "prune":
-            return cast(Prunable, self._subject).pruned(self._settings.share)
-        return self._subject.model()
+            return cast(Prunable, self.task_subject).pruned(self._settings.share)
+        return self.task_subject.model()
 
     def recipe(self, fine_tune: bool) -> Recipe:
         """The task's for this method."""
         if self._settings.method == "distil":
-            return cast(Narrowable, self._subject).student_recipe()
+            return cast(Narrowable, self.task_subject).student_recipe()
         if self._settings.method == "prune":
-            return cast(Prunable, self._subject).pruned_recipe()
-        return self.rounded_recipe() if self._settings.method == "qat" else self._subject.recipe(fine_tune)
-
-    @property
-    def qat_above(self) -> float | None:
-        """See `Compression`."""
-        return self._settings.qat_above
+            return cast(Prunable, self.task_subject).pruned_recipe()
+        if self._settings.method == "qat":
+            return rounded_training(self, self.model(), self._settings)[1]
+        return self.task_subject.recipe(fine_tune)
 
     def refits(self, fine_tune: bool) -> bool:
         """All rows are trained on where the recipe's length is settled."""
@@ -135,28 +154,20 @@ class CompressedSubject:
 
     def learner(self, everything: bool) -> Learner:
         """The task's batches, with the teacher's answers; for `qat` asked of the rounded network."""
+        teacher = self.task_subject.model()
         if self._settings.method == "qat":
-            return self.rounded_learner(everything)
-        return self._taught(everything, exact=False)
+            return rounded_training(self, teacher, self._settings, everything=everything)[0]
+        return _taught(self.task_subject, teacher, self._settings, everything, exact=False)
 
-    def rounded_learner(self, everything: bool) -> Learner:
-        """For training that goes on quantization-aware."""
-        return QatLearner(self._taught(everything, exact=True))
 
-    def rounded_recipe(self) -> Recipe:
-        """The task's, with the statistics of batch normalization left as they are: files have them folded in."""
-        recipe = cast(Prunable, self._subject).rounded_recipe()
-        frozen = [name for name, part in self.model().named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
-        return dataclasses.replace(recipe, frozen=tuple(frozen))
-
-    def _taught(self, everything: bool, exact: bool) -> Learner:
-        settings = self._settings
-        teaching = Teaching(
-            classes=self._subject.form.labels is not None,
-            hints=cast(Narrowable, self._subject).hints,
-            temperature=settings.temperature,
-            soft_share=settings.soft_share,
-            hint_weight=settings.hint_weight,
-        )
-        inner = cast(Teachable, self._subject.learner(everything))
-        return DistilLearner(inner, self._subject.model(), teaching, exact=exact)
+def _taught(
+    subject: Subject, teacher: torch.nn.Module, settings: Compression, everything: bool, *, exact: bool
+) -> DistilLearner:
+    teaching = Teaching(
+        classes=subject.form.labels is not None,
+        hints=cast(Narrowable, subject).hints,
+        temperature=settings.temperature,
+        soft_share=settings.soft_share,
+        hint_weight=settings.hint_weight,
+    )
+    return DistilLearner(cast(Teachable, subject.learner(everything)), teacher, teaching, exact=exact)
