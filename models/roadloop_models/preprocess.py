@@ -90,32 +90,38 @@ class ImageStandardize:
 
 
 class SpeedScale:
-    """`speed-scale`: a `SpeedWindow` -> (speeds / `scale_mph` float32 [1, window, sensors], time of day [1, 4])."""
+    """`speed-scale`: a `SpeedWindow` -> (speeds / `scale_mph` float32 [1, window, sensors], time of day [1, 4]).
+
+    Without `clock` the speeds alone.
+    """
 
     name = "speed-scale"
 
-    def __init__(self, window: int = 12, sensors: int = 207, scale_mph: float = 70.0) -> None:
+    def __init__(self, window: int = 12, sensors: int = 207, scale_mph: float = 70.0, clock: bool = True) -> None:
         self._shape = (window, sensors)
         self._scale_mph = np.float32(scale_mph)
+        self._clock = clock
 
     @property
     def spec(self) -> Preprocess:
         """What a manifest says to get this very function."""
         window, sensors = self._shape
-        return Preprocess(self.name, {"window": window, "sensors": sensors, "scale_mph": float(self._scale_mph)})
+        params = {"window": window, "sensors": sensors, "scale_mph": float(self._scale_mph)}
+        return Preprocess(self.name, params if self._clock else params | {"clock": False})
 
     @property
     def scale_mph(self) -> float:
         """What speeds are divided by; the model's outputs are multiplied by it."""
         return float(self._scale_mph)
 
-    def __call__(self, item: SpeedWindow) -> tuple[FloatArray, FloatArray]:
+    def __call__(self, item: SpeedWindow) -> tuple[FloatArray, ...]:
         speeds = item.speeds_mph
         if speeds.shape != self._shape or speeds.dtype != np.float32:
             raise ModelInputError(
                 f"window of speeds is {speeds.dtype} {list(speeds.shape)}, expected float32 {list(self._shape)}"
             )
-        return (speeds / self._scale_mph)[np.newaxis], time_of_day(np.array([item.step]))
+        scaled = (speeds / self._scale_mph)[np.newaxis]
+        return (scaled, time_of_day(np.array([item.step]))) if self._clock else (scaled,)
 
 
 class FlowScale:

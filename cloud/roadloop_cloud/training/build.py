@@ -26,7 +26,7 @@ from roadloop_cloud.training.localization import LocalizationSubject
 from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.record import code_sha256, packages, recipe_values, training_record
 from roadloop_cloud.training.sign import SignSubject
-from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
+from roadloop_cloud.training.spec import FORMS, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
 from roadloop_cloud.training.subject import ModelForm, Subject
 from roadloop_cloud.training.tolerance import measure_tolerance
@@ -292,7 +292,8 @@ class Trainer:
 
 def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: tuple[bool, int | None]) -> str:
     """Of all that decides how a stage goes: a checkpoint is gone on from only where all of it is the same."""
-    start = (spec.task, spec.data, spec.parent, spec.base, spec.replay_share, spec.fold, spec.snapshot_sha256)
+    task = (spec.task, spec.form)
+    start = (task, spec.data, spec.parent, spec.base, spec.replay_share, spec.fold, spec.snapshot_sha256)
     made = spec.compress
     rows = (subject.rows, subject.split_note, spec.compress)
     how = (spec.seed, spec.workers, spec.threads, recipe_values(recipe), extent)
@@ -304,6 +305,9 @@ def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: t
 def _subject(spec: TrainingSpec, parent: State | None) -> Subject:
     if spec.task not in _SUBJECTS:
         raise NotFoundError(f"no training for task '{spec.task}'; there is {', '.join(_SUBJECTS)}")
+    forms = FORMS.get(spec.task, ())
+    if spec.form is not None and spec.form not in forms:
+        raise NotFoundError(f"no form '{spec.form}' of {spec.task}; there is {', '.join(forms) or 'only the usual one'}")
     return _SUBJECTS[spec.task](spec, parent)
 
 

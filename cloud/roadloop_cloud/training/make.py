@@ -20,6 +20,7 @@ def train_bundle(
     part: Part = "all",
     seed: int = 0,
     epochs: int | None = None,
+    form: str | None = None,
     with_fp32: bool = False,
     made: bool = False,
     threads: int = 1,
@@ -39,6 +40,7 @@ def train_bundle(
         data=DataSource(str(data_dir.resolve()), part),
         seed=seed,
         epochs=epochs,
+        form=form,
         with_fp32=with_fp32,
         test_data=str(data_dir.resolve()),
         data_name="made" if made else "published",
@@ -55,5 +57,6 @@ def train_bundle(
 def _command(spec: TrainingSpec) -> str:
     options = f"--part {spec.data.part} --seed {spec.seed}"
     options += "" if spec.epochs is None else f" --epochs {spec.epochs}"
+    options += "" if spec.form is None else f" --form {spec.form}"
     options += " --with-fp32" if spec.with_fp32 else ""
     return f"roadloop models train --task {spec.task} --data DIR {options} --version {spec.version} --output BUNDLE"

@@ -14,6 +14,8 @@ _FIRST_GAIN = 4.0
 class SpeedLstm(nn.Module):  # type: ignore[misc]
     """(scaled speeds float32 [n, window, sensors], time of day [n, 4]) -> scaled speeds [n, sensors, horizon].
 
+    Without `clock` it takes the speeds alone.
+
     What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the time of day, and four
     learned numbers that say what kind of place the sensor stands at (they know where jams come back at which hour,
     and are worth most at the longest horizon). The mean is a matrix product with a constant made from the adjacency.
@@ -21,12 +23,13 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
     last-value forecast.
     """
 
-    def __init__(self, adjacency: torch.Tensor, hidden: int = 40, horizon: int = 12) -> None:
+    def __init__(self, adjacency: torch.Tensor, hidden: int = 40, horizon: int = 12, clock: bool = True) -> None:
         super().__init__()
+        self.clock = CLOCK if clock else 0
         self.register_buffer("adjacency", adjacency)
         self.register_buffer("near", neighbour_mean(adjacency), persistent=False)
         self.place = nn.Parameter(0.1 * torch.randn(PLACE, len(adjacency)))
-        self.lstm = nn.LSTM(SEEN_SPEEDS + CLOCK + PLACE, hidden, batch_first=True)
+        self.lstm = nn.LSTM(SEEN_SPEEDS + self.clock + PLACE, hidden, batch_first=True)
         self.head = nn.Linear(hidden, horizon)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -34,19 +37,22 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
             self.lstm.weight_ih_l0[:, :SEEN_SPEEDS] *= _FIRST_GAIN
 
     def forward(
-        self, speeds: torch.Tensor, time_of_day: torch.Tensor, chosen: torch.Tensor | None = None
+        self, speeds: torch.Tensor, time_of_day: torch.Tensor | None = None, chosen: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Forecasts of all sensors, or (while training) of the chosen ones: indices [c] -> [n, c, horizon]."""
         count, window, sensors = speeds.shape
         # As a linear layer: the quantizers know these, a plain matrix product some of them leave in float32.
         seen = torch.stack([speeds, F.linear(speeds, self.near)], dim=2)
-        clock = time_of_day.view(count, 1, CLOCK, 1).expand(count, window, CLOCK, sensors)
-        place = self.place.view(1, 1, PLACE, sensors).expand(count, window, PLACE, sensors)
-        series = torch.cat([seen, clock, place], dim=2).permute(0, 3, 1, 2)
+        features = [seen]
+        if self.clock:
+            assert time_of_day is not None
+            features.append(time_of_day.view(count, 1, CLOCK, 1).expand(count, window, CLOCK, sensors))
+        features.append(self.place.view(1, 1, PLACE, sensors).expand(count, window, PLACE, sensors))
+        series = torch.cat(features, dim=2).permute(0, 3, 1, 2)
         last = speeds[:, -1]
         if chosen is not None:
             series, last, sensors = series[:, chosen], last[:, chosen], len(chosen)
-        state = self.lstm(series.reshape(count * sensors, window, SEEN_SPEEDS + CLOCK + PLACE))[0][:, -1]
+        state = self.lstm(series.reshape(count * sensors, window, series.shape[3]))[0][:, -1]
         added = self.head(state).reshape(count, sensors, -1)
         forecast: torch.Tensor = last.unsqueeze(2) + added
         return forecast
