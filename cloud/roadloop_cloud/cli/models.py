@@ -146,7 +146,7 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
     Example:
       roadloop models evaluate ./fleet/models/traffic-sign/factory-1 --data ./data --json
     """
-    from roadloop_cloud.retrain.evaluate import variant_figures
+    from roadloop_cloud.gate.examine import share, variant_figures
     from roadloop_cloud.training.evaluate import evaluate_variant
     from roadloop_models.bundle import Bundle
     from roadloop_models.tasks import get_task
@@ -160,7 +160,12 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
         if runtime in (None, variant.runtime) and variant.precision == (precision or "int8")
     ] or [opened.variant(runtime, precision or "int8")]
     with output.steps(f"Evaluating {manifest.task} {manifest.version}") as step:
-        found = {variant.key: variant_figures(opened, variant, data, evaluate_variant, step) for variant in wanted}
+        found = {
+            variant.key: variant_figures(
+                opened, variant, evaluate_variant(opened, variant, data, share(step, f"evaluate {variant.key}")), {}
+            )
+            for variant in wanted
+        }
     rows = [(key, name, f"{value:.5g}") for key, figures in found.items() for name, value in figures.metrics.items()]
     output.result(
         {
@@ -168,7 +173,12 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
             "version": manifest.version,
             "metric": task.metric,
             "variants": {
-                key: {"file_sha256": figures.file_sha256, "rows": figures.rows, "metrics": figures.metrics}
+                key: {
+                    "file_sha256": figures.file_sha256,
+                    "rows": figures.rows,
+                    "metrics": figures.metrics,
+                    "ece": figures.ece,
+                }
                 for key, figures in found.items()
             },
         },
@@ -190,6 +200,7 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says.")
+@click.option("--form", help="Another form of the task's model; traffic-speed: speeds-alone, without the time of day.")
 @click.option("--with-fp32", is_flag=True, help="Write an fp32 variant too.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @with_output
@@ -216,6 +227,7 @@ def train(*, output: Output, task: str, data: Path, version: str, directory: Pat
             part=options["part"],
             seed=options["seed"],
             epochs=options["epochs"],
+            form=options["form"],
             with_fp32=options["with_fp32"],
             threads=options["threads"],
             on_progress=show_progress,

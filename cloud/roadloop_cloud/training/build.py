@@ -307,7 +307,7 @@ def _subject(spec: TrainingSpec, parent: State | None) -> Subject:
         raise NotFoundError(f"no training for task '{spec.task}'; there is {', '.join(_SUBJECTS)}")
     forms = FORMS.get(spec.task, ())
     if spec.form is not None and spec.form not in forms:
-        raise NotFoundError(f"no form '{spec.form}' of {spec.task}; there is {', '.join(forms) or 'only the usual one'}")
+        raise NotFoundError(f"no form '{spec.form}' of {spec.task}; there is {', '.join(forms) or 'the usual one'}")
     return _SUBJECTS[spec.task](spec, parent)
 
 
