@@ -69,6 +69,8 @@ class Captured(_IpcMessage, frozen=True, kw_only=True, tag="captured"):
     n: int
     blocks: int
     data: Annotated[bytes, msgspec.Meta(max_length=BLOCK_BYTES)]
+    campaign: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Which campaign wanted it; empty: the slot's own capture policy."""
 
 
 class SlotHealth(_IpcMessage, frozen=True, kw_only=True, tag="health"):

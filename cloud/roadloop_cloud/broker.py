@@ -24,7 +24,7 @@ FILES_PROCESS = "cloud-files"
 _INGEST_READS = (channels.TELEMETRY, channels.LOST, channels.BLOB)
 _INGEST_WRITES = (channels.CURSOR,)
 _FLEET_READS = (channels.STATUS, channels.REPORTED, channels.FETCH, channels.REPLY)
-_FLEET_WRITES = (channels.DESIRED, channels.COMMAND, channels.FILE)
+_FLEET_WRITES = (channels.DESIRED, channels.COMMAND, channels.CAMPAIGNS, channels.FILE)
 _SOURCE_TREE = Path(__file__).resolve().parents[2]
 _PACKET_OVERHEAD_BYTES = 1024
 """Topic, properties and header around the largest payload."""

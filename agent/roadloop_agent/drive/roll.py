@@ -4,23 +4,19 @@ import hashlib
 import logging
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from roadloop_agent.drive.decide import ByteBudget
 from roadloop_agent.drive.frames import Frame
 from roadloop_agent.drive.outbox import Outbox
-from roadloop_agent.ipc import Captured
-from roadloop_models.contract.channels import BLOCK_BYTES
+from roadloop_agent.drive.post import About, Post
 from roadloop_models.errors import RoadloopError
 from roadloop_models.preprocess import ImageArray
 
 _LOG = logging.getLogger(__name__)
 MAX_ITEM_BYTES = 8 << 20
 _QUEUED = 32
-_REMEMBERED = 16_384
-"""Items of which it is known that they were sent: the same content is not sent again."""
 _WAIT_S = 0.5
 _MEDIA_TYPE = "image/png"
 
@@ -44,13 +40,12 @@ class CaptureRoll:
         self, boot: int, outbox: Outbox, budgets: Mapping[str, int], encode: Callable[[ImageArray], bytes]
     ) -> None:
         """`budgets`: slot -> bytes a second; `encode` makes the file of an image."""
-        self._boot = boot
+        self.post = Post(boot, outbox)
         self._outbox = outbox
         self._encode = encode
         self._budgets = {slot: ByteBudget(bytes_per_s) for slot, bytes_per_s in budgets.items()}
         self._shots: queue.Queue[Shot] = queue.Queue(_QUEUED)
         self._lock = threading.Lock()
-        self._sent: OrderedDict[str, None] = OrderedDict()
 
     def has_room(self, slot: str, now_s: float) -> bool:
         """Whether another frame of this slot would be sent."""
@@ -87,29 +82,7 @@ class CaptureRoll:
             _LOG.error("slot %s: a captured frame of %d bytes is not sent", shot.slot, len(content))
             return
         sha256 = hashlib.sha256(content).hexdigest()
-        if sha256 in self._sent:  # a camera that stands still, a replay that begins again
+        if self.post.was_sent(sha256):
             return
-        pieces = [content[start : start + BLOCK_BYTES] for start in range(0, len(content), BLOCK_BYTES)]
-        offered = self._outbox.offer(
-            [
-                Captured(
-                    boot=self._boot,
-                    sha256=sha256,
-                    size_bytes=len(content),
-                    media_type=_MEDIA_TYPE,
-                    task=shot.task,
-                    about_stream=shot.about_stream,
-                    about_seq=shot.about_seq,
-                    t_ms=shot.frame.t_ms,
-                    about_row=shot.about_row,
-                    n=n,
-                    blocks=len(pieces),
-                    data=piece,
-                )
-                for n, piece in enumerate(pieces)
-            ]
-        )
-        if offered:
-            self._sent[sha256] = None
-            if len(self._sent) > _REMEMBERED:
-                self._sent.popitem(last=False)
+        about = About(shot.task, shot.about_stream, shot.about_seq, shot.about_row, shot.frame.t_ms)
+        self.post.offer(content, sha256, _MEDIA_TYPE, about)

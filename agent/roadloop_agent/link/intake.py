@@ -178,6 +178,7 @@ class PipeReader:
             about_stream=block.about_stream,
             about_seq=block.about_seq,
             t_ms=block.t_ms,
+            campaign=block.campaign,
         )
         self._items.append(self._batcher.captured(block.boot, item, tuple(blocks), block.about_row))
 

@@ -28,7 +28,7 @@ from roadloop_models.contract.messages import (
     Status,
 )
 
-SUBSCRIPTIONS = (channels.DESIRED, channels.COMMAND, channels.CURSOR, channels.FILE)
+SUBSCRIPTIONS = (channels.DESIRED, channels.COMMAND, channels.CAMPAIGNS, channels.CURSOR, channels.FILE)
 _FOR_ALL = f"{channels.ROOT}/{channels.FLEET}/"
 _COMMANDS_REMEMBERED = 64
 _OUTBOX_LIMIT = 64

@@ -89,5 +89,6 @@ def _capture(piece: BlobPiece) -> dict[str, object]:
         "media_type": item.media_type,
         "task": item.task,
         "t_ms": item.t_ms,
+        "campaign": item.campaign,
         "received": now_utc(),
     }

@@ -136,6 +136,8 @@ class Capture(Base):
     task: Mapped[str] = mapped_column(_Name)
     t_ms: Mapped[int] = mapped_column(BigInteger)
     """Wall time on the vehicle."""
+    campaign: Mapped[str] = mapped_column(String(64), default="")
+    """Which campaign wanted it; empty: the slot's own capture policy."""
     received: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

@@ -76,11 +76,27 @@ SKETCH = Channel("sketch", "up/sketch", _UP, 1, False, 64 * _KIB, "an hour of on
 REPLY = Channel("reply", "up/reply", _UP, 1, False, MAX_MESSAGE_BYTES, "the answer to a command")
 DESIRED = Channel("desired", "down/desired", _DOWN, 1, True, 64 * _KIB, "what every slot should run")
 COMMAND = Channel("cmd", "down/cmd", _DOWN, 1, False, 16 * _KIB, "a thing to do once")
+CAMPAIGNS = Channel("campaigns", "down/campaigns", _DOWN, 1, True, 64 * _KIB, "which moments are worth sending")
 CURSOR = Channel("cursor", "down/cursor", _DOWN, 1, True, MAX_MESSAGE_BYTES, "up to where telemetry is committed")
 FILE = Channel("file", "down/file/{sha256}/{n}", _DOWN, 0, False, MAX_MESSAGE_BYTES, "one block of a file")
 FLEET_FILE = Channel("fleet-file", "file/{sha256}/{n}", _DOWN, 0, False, MAX_MESSAGE_BYTES, "the same, for all")
 
-CHANNELS = (STATUS, TELEMETRY, LOST, BLOB, REPORTED, FETCH, SKETCH, REPLY, DESIRED, COMMAND, CURSOR, FILE, FLEET_FILE)
+CHANNELS = (
+    STATUS,
+    TELEMETRY,
+    LOST,
+    BLOB,
+    REPORTED,
+    FETCH,
+    SKETCH,
+    REPLY,
+    DESIRED,
+    COMMAND,
+    CAMPAIGNS,
+    CURSOR,
+    FILE,
+    FLEET_FILE,
+)
 
 
 def for_all_filter(sha256: str) -> str:

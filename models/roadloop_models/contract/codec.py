@@ -22,6 +22,7 @@ _MESSAGE_OF: dict[str, type[messages.Message]] = {
     channels.REPLY.name: messages.Reply,
     channels.DESIRED.name: messages.Desired,
     channels.COMMAND.name: messages.Command,
+    channels.CAMPAIGNS.name: messages.Campaigns,
     channels.CURSOR.name: messages.Cursor,
     channels.FILE.name: messages.FileBlock,
     channels.FLEET_FILE.name: messages.FileBlock,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from roadloop_models.bundle.manifest import Name, Sha256
+from roadloop_models.campaigns.campaign import MAX_CAMPAIGNS, Campaign
 from roadloop_models.contract.channels import BLOCK_BYTES
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -82,6 +83,8 @@ class BlobItem(msgspec.Struct, frozen=True, kw_only=True):
     about_stream: Name
     about_seq: Seq
     t_ms: int
+    campaign: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Which campaign wanted it; empty: the slot's own capture policy."""
 
 
 class BlobBlock(Message, frozen=True, kw_only=True):
@@ -200,6 +203,14 @@ class ReportedSlot(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowReport | None = None
 
 
+class CampaignsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which campaigns a vehicle runs."""
+
+    version: Count = 0
+    error: ErrorInfo | None = None
+    """Why one of them is not run: this agent does not understand it."""
+
+
 class Reported(Message, frozen=True, kw_only=True):
     """The vehicle's own word about itself."""
 
@@ -214,6 +225,7 @@ class Reported(Message, frozen=True, kw_only=True):
     """The newest assignment (version of the director's targets) that the vehicle has verified."""
     director_error: ErrorInfo | None = None
     """Why the last question to the director had no good answer."""
+    campaigns: CampaignsReport = CampaignsReport()
 
 
 class FetchRequest(Message, frozen=True, kw_only=True):
@@ -316,6 +328,13 @@ class Cursor(Message, frozen=True, kw_only=True):
 
     epoch: Annotated[int, msgspec.Meta(ge=1)]
     streams: Annotated[tuple[StreamCursor, ...], msgspec.Meta(max_length=1024)]
+
+
+class Campaigns(Message, frozen=True, kw_only=True):
+    """Every campaign that a vehicle runs. A level, not an event: the newest version replaces all before."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+    campaigns: Annotated[tuple[Campaign, ...], msgspec.Meta(max_length=MAX_CAMPAIGNS)]
 
 
 class Command(Message, frozen=True, kw_only=True):
