@@ -6,9 +6,10 @@ from typing import Literal
 from roadloop_models.bundle.manifest import MANIFEST_NAME
 from roadloop_models.errors import NotFoundError
 
-Collection = Literal["factory", "starter", "student", "pruned"]
+Collection = Literal["factory", "starter", "student", "pruned", "speeds-alone"]
 """`factory`: what a new vehicle starts with. `starter`: trained on less, for the demo to improve upon. `student` and
-`pruned`: what compression made of the factory's, for slower processors."""
+`pruned`: what compression made of the factory's, for slower processors. `speeds-alone`: road speeds without the time of
+day, to compare with published models that have speeds alone."""
 
 
 def packaged_bundles(collection: Collection = "factory") -> dict[str, Path]:
