@@ -22,6 +22,8 @@ from roadloop_models.errors import ConfigError, RoadloopError
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.captures import Captures
     from roadloop_cloud.datasets.service import Datasets
+    from roadloop_cloud.gate.records import Records
+    from roadloop_cloud.gate.service import Gate
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
     from roadloop_cloud.labels.labelling import Labelling
@@ -298,10 +300,46 @@ class Application:
         return Datasets(self.database, snapshots, self.telemetry.read_stream, self.workspace.blob, incumbent)
 
     @cached_property
+    def gate(self) -> "Gate":
+        """Whether a candidate may replace an incumbent."""
+        from roadloop_cloud.gate.bounds import bounds_of
+        from roadloop_cloud.gate.latency import paired_latency_us
+        from roadloop_cloud.gate.service import Gate
+        from roadloop_cloud.training.evaluate import evaluate_variant
+
+        configured = self.workspace.config.gate
+        return Gate(
+            evaluate_variant,
+            lambda task: bounds_of(task, configured.get(task)),
+            lambda task, version: self.models.bundle(task, version).manifest,
+            lambda sha256: self.datasets.show(sha256).directory,
+            self._fleet_profiles,
+            lambda before, after, key: paired_latency_us(before, after, key, time.perf_counter_ns),
+        )
+
+    def _fleet_profiles(self) -> Mapping[str, str]:
+        """Texts of the packaged profiles that vehicles of the fleet have; of all, while it has none of these."""
+        from sqlalchemy import select
+
+        from roadloop_cloud.identity.provisioning import packaged_profiles
+        from roadloop_cloud.store.ingest_tables import Vehicle
+
+        with self.database.reading() as session:
+            used = set(session.scalars(select(Vehicle.profile).distinct()))
+        packaged = packaged_profiles()
+        return {name: packaged[name].read_text("utf-8") for name in (used & set(packaged)) or packaged}
+
+    @cached_property
+    def evaluations(self) -> "Records":
+        """What was seen of registered models."""
+        from roadloop_cloud.gate.records import Records
+
+        return Records(self.workspace.evaluations)
+
+    @cached_property
     def retraining(self) -> "Retraining":
         """The job that makes candidates."""
         from roadloop_cloud.retrain.pipeline import Retraining
-        from roadloop_cloud.training.evaluate import evaluate_variant
         from roadloop_cloud.training.run import run_training
 
         return Retraining(
@@ -311,7 +349,8 @@ class Application:
             self.rollouts,
             self.workspace.work,
             run_training,
-            evaluate_variant,
+            self.gate,
+            self.evaluations,
             lambda task, release, target: self.previews.preview(task, release, target).bytes,
         )
 

@@ -93,6 +93,11 @@ class Workspace:
         return self.root / "models"
 
     @property
+    def evaluations(self) -> Path:
+        """What was seen of models, as <task>/<version>/."""
+        return self.root / "evaluations"
+
+    @property
     def blobs(self) -> Path:
         """Captured items by their SHA-256."""
         return self.root / "blobs"

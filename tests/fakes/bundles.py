@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from roadloop_models.bundle import Bundle, GoldenSpec, Manifest, Preprocess, TensorSpec, Variant, write_bundle
+from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Preprocess, TensorSpec, Variant, write_bundle
 from roadloop_models.bundle.golden import FloatArray, encode_golden, golden_inputs
 from roadloop_models.preprocess import ImageStandardize
 
@@ -22,6 +22,7 @@ def tiny_bundle(
     preprocess: Preprocess | None = None,
     *,
     nudge: float = 0.0,
+    lineage: Lineage | None = None,
 ) -> Bundle:
     """A `traffic-sign` bundle of 24 kB whose logits are a seeded matrix times the mean of each 4x4 patch.
 
@@ -51,6 +52,7 @@ def tiny_bundle(
         preprocess=preprocess or ImageStandardize().spec,
         golden=golden,
         labels="labels.txt",
+        lineage=lineage or Lineage(),
     )
     files = {
         WEIGHTS: _onnx_file(weights),

@@ -12,75 +12,30 @@ from roadloop_cloud.config import RolloutConfig
 from roadloop_cloud.datasets.service import Datasets
 from roadloop_cloud.datasets.snapshot import Content, Snapshots
 from roadloop_cloud.fleet import desired
+from roadloop_cloud.gate.bounds import bounds_of
+from roadloop_cloud.gate.records import Records
+from roadloop_cloud.gate.service import Gate
 from roadloop_cloud.jobs import Jobs, run_job
 from roadloop_cloud.registry.releases import release_ref
-from roadloop_cloud.retrain.gate import VariantFigures, judge
 from roadloop_cloud.retrain.pipeline import KIND, Retraining, RetrainSpec, RolloutRequest
 from roadloop_cloud.rollout.service import Rollouts
 from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_cloud.training.run import OnProgress
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
-from roadloop_models.bundle import Bundle, Variant, write_bundle
+from roadloop_models.bundle import Bundle, Lineage, Variant, write_bundle
 from roadloop_models.contract.messages import Policy
 from roadloop_models.errors import ConfigError, FailedError, NotFoundError
-from roadloop_models.tasks import Evaluation, Progress, get_task
+from roadloop_models.tasks import Disturbance, Evaluation, Progress
+from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write_signs
 from roadloop_models.tasks.speed_data import SpeedRows, write_speeds
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.cloud import add_vehicle
 from tests.fakes.registry import Registry
 
 TASK = "traffic-sign"
-
-
-def figures(value: float, rows: int = 100) -> VariantFigures:
-    return VariantFigures(file_sha256="a" * 64, rows=rows, metrics={"accuracy": value, "rmse_mph_60min": value})
-
-
-@pytest.mark.parametrize(
-    ("task", "incumbent", "candidate", "margin", "accepted"),
-    [
-        (TASK, 0.98, 0.985, 0.0, True),
-        (TASK, 0.98, 0.98, 0.0, False),
-        (TASK, 0.98, 0.97, 0.0, False),
-        (TASK, 0.98, 0.985, 0.01, False),
-        ("traffic-speed", 7.0, 6.9, 0.0, True),
-        ("traffic-speed", 7.0, 7.1, 0.0, False),
-        ("traffic-speed", 7.0, 6.9, 0.2, False),
-    ],
-)
-def test_the_gate_knows_which_way_is_better(
-    task: str, incumbent: float, candidate: float, margin: float, accepted: bool
-) -> None:
-    verdict = judge(get_task(task), {"onnx-int8": figures(incumbent)}, {"onnx-int8": figures(candidate)}, margin)
-    assert verdict.accepted is accepted
-    assert bool(verdict.refusals) is not accepted
-
-
-def test_a_refusal_says_which_gate_and_by_how_much() -> None:
-    verdict = judge(get_task(TASK), {"onnx-int8": figures(0.98)}, {"onnx-int8": figures(0.9755)})
-    assert verdict.refusals == [
-        "gate 'better onnx-int8': accuracy 0.9755 is worse than 0.98 by 0.0045, needed more than 0"
-    ]
-
-
-def test_every_variant_must_be_better_and_the_least_gain_decides() -> None:
-    before = {"onnx-int8": figures(0.97), "tflite-int8": figures(0.97)}
-    better = judge(get_task(TASK), before, {"onnx-int8": figures(0.98), "tflite-int8": figures(0.975)})
-    assert (better.accepted, better.deciding) == (True, "tflite-int8")
-    mixed = judge(get_task(TASK), before, {"onnx-int8": figures(0.98), "tflite-int8": figures(0.96)})
-    assert not mixed.accepted
-
-
-def test_a_variant_that_vehicles_run_must_not_go() -> None:
-    before = {"onnx-int8": figures(0.97), "tflite-int8": figures(0.97)}
-    verdict = judge(get_task(TASK), before, {"onnx-int8": figures(0.99)})
-    assert "tflite-int8" in verdict.refusals[0]
-
-
-def test_other_rows_cannot_be_compared() -> None:
-    verdict = judge(get_task(TASK), {"onnx-int8": figures(0.9, 10)}, {"onnx-int8": figures(0.95, 11)})
-    assert "cannot be compared" in verdict.refusals[0]
+ROWS = 1000
 
 
 @dataclass
@@ -93,16 +48,19 @@ class Lab:
     die_at: str | None = None
 
     def __post_init__(self) -> None:
+        self.data, self.records = self.root / "data", Records(self.root / "evaluations")
         registry = Registry(self.root).create()
         self.registry, self.database = registry, registry.database
         for vehicle in ("car-1", "car-2"):
             add_vehicle(registry.database, vehicle)
-        registry.models.register(tiny_bundle(self.root / "v1", "v1", seed=1).directory)
+        registry.models.register(tiny_bundle(self.root / "v1", "v1", seed=1, lineage=Lineage(data="made")).directory)
         self.release = registry.releases.publish(TASK, "v1")
         self.snapshots = Snapshots(self.root / "snapshots")
         staging = self.snapshots.staging()
-        write_speeds(staging, SpeedRows(np.arange(2), np.ones((2, 2), dtype=np.float32), ("0", "1")))
-        self.snapshot = self.snapshots.keep(staging, TASK, Content(2, {"car-1": 2}, {})).sha256
+        write_signs(staging / FOLDER / TRAIN_FILE, made_signs(1, 1, seed=1))
+        self.snapshot = self.snapshots.keep(staging, TASK, Content(43, {"car-1": 43}, {})).sha256
+        write_signs(self.data / FOLDER / TRAIN_FILE, made_signs(1, 1, seed=2))
+        write_signs(self.data / FOLDER / TEST_FILE, made_signs(1, 1, seed=3))
         self.rollouts = Rollouts(
             self.database, registry.releases, RolloutConfig(), lambda: 0.0, Operators(self.root / "operators")
         )
@@ -117,7 +75,15 @@ class Lab:
             self.rollouts,
             self.root / "work",
             self.train,
-            self.evaluate,
+            Gate(
+                self.evaluate,
+                bounds_of,
+                lambda task, version: registry.models.bundle(task, version).manifest,
+                lambda sha256: datasets.show(sha256).directory,
+                dict,
+                lambda before, after, key: (100.0, 100.0),
+            ),
+            self.records,
             lambda task, release, target: 24_000,
         )
 
@@ -127,13 +93,24 @@ class Lab:
         on_progress(TrainingProgress(stage="train", done=1, total=2))
         assert spec.parent == str(self.registry.models.directory(TASK, "v1"))
         assert spec.snapshot_sha256 == self.snapshot
-        bundle = tiny_bundle(work_dir / "bundle", spec.version, seed=2)
+        lineage = Lineage(spec.snapshot_sha256, "v1", "train", spec.data_name)
+        bundle = tiny_bundle(work_dir / "bundle", spec.version, seed=2, lineage=lineage)
         return TrainingResult(bundle=str(bundle.directory), metrics={}, best_epoch=1, rows=2, seconds={})
 
-    def evaluate(self, bundle: Bundle, variant: Variant, data_dir: Path, progress: Progress) -> Evaluation:
-        self.call(f"evaluate {bundle.manifest.version}")
+    def evaluate(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        data_dir: Path,
+        progress: Progress,
+        disturbance: Disturbance | None = None,
+    ) -> Evaluation:
+        if disturbance is None:
+            self.call(f"evaluate {bundle.manifest.version}")
         progress(1, 1)
-        return Evaluation({"accuracy": self.values.get(bundle.manifest.version, 0.99)}, rows=50)
+        accuracy = self.values.get(bundle.manifest.version, 0.99)
+        losses = (np.arange(ROWS) >= accuracy * ROWS).astype(np.float32)
+        return Evaluation({"accuracy": accuracy}, rows=ROWS, losses=losses)
 
     def call(self, name: str) -> None:
         self.calls.append(name)
@@ -142,7 +119,7 @@ class Lab:
             raise SystemExit(name)
 
     def run(self, **options: Any) -> dict[str, Any]:
-        spec = RetrainSpec(task=TASK, data="/data", snapshot=self.snapshot, **options)
+        spec = RetrainSpec(task=TASK, data=str(self.data), snapshot=self.snapshot, **options)
         self.job = self.jobs.add(KIND, msgspec.to_builtins(spec), owner="me")
         return self.go_on()
 
@@ -162,7 +139,7 @@ def test_a_better_candidate_is_registered(lab: Lab) -> None:
     assert result["candidate"] == {"version": "v2", "value": 0.99, "by_variant": {"onnx-int8": 0.99}}
     candidate = lab.registry.models.bundle(TASK, "v2")
     assert result["evaluated_sha256"] == candidate.manifest.file_entry("onnx-int8.onnx").sha256
-    assert (result["rows"], result["release"], result["rollout"]) == (50, None, None)
+    assert (result["rows"], result["release"], result["rollout"]) == (ROWS, None, None)
     assert lab.registry.models.get(TASK, "v2").state == "evaluated"
     assert set(result["seconds"]) >= {"snapshot", "train", "evaluate incumbent", "evaluate candidate", "gate"}
     assert not (lab.root / "work" / f"retrain-{lab.job}").exists()
@@ -173,7 +150,8 @@ def test_a_worse_candidate_is_refused_and_leaves_nothing(lab: Lab) -> None:
     result = lab.run(version="v2", publish=True)
     assert result["accepted"] is False
     assert result["refusals"] == [
-        "gate 'better onnx-int8': accuracy 0.97 is worse than 0.98 by 0.01, needed more than 0"
+        "gate 'better onnx-int8': accuracy 0.97 is worse than 0.98 by 0.01, needed more than 0 "
+        "(1000 rows count as 1000)"
     ]
     assert [model.version for model in lab.registry.models.list()] == ["v1"]
     assert len(lab.registry.releases.list()) == 1
@@ -182,7 +160,9 @@ def test_a_worse_candidate_is_refused_and_leaves_nothing(lab: Lab) -> None:
 
 def test_a_candidate_that_fails_its_golden_vectors_is_refused(lab: Lab) -> None:
     def other_weights(spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
-        good, bad = tiny_bundle(work_dir / "good", "v2", seed=2), tiny_bundle(work_dir / "bad", "v2", seed=3)
+        lineage = Lineage(spec.snapshot_sha256, "v1")
+        good = tiny_bundle(work_dir / "good", "v2", seed=2, lineage=lineage)
+        bad = tiny_bundle(work_dir / "bad", "v2", seed=3)
         files = {entry.path: good.path(entry.path).read_bytes() for entry in good.manifest.files}
         files["golden.npz"] = bad.path("golden.npz").read_bytes()
         write_bundle(work_dir / "bundle", good.manifest, files)

@@ -53,7 +53,7 @@ def examine(
         if variant.precision != "int8":
             continue
         text = f"evaluate {bundle.manifest.version} {variant.key}"
-        evaluation = evaluate(bundle, variant, data_dir, _share(progress, text))
+        evaluation = evaluate(bundle, variant, data_dir, share(progress, text))
         disturbed = {}
         for one in disturbances:
             progress(f"{text}: {one.name}", None)
@@ -129,7 +129,8 @@ def _decode(arrays: Mapping[str, npt.NDArray[Any]], prefix: str, metrics: dict[s
     )
 
 
-def _share(progress: Show, text: str) -> Progress:
+def share(progress: Show, text: str) -> Progress:
+    """Progress of one step, as the protocols of tasks tell it."""
     return lambda done, total: progress(text, done / total if total else None)
 
 

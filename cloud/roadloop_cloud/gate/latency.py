@@ -1,7 +1,6 @@
 """How long an inference of two model files takes here, turn by turn, so that a change of clock speed meets both."""
 
 import statistics
-import time
 from collections.abc import Callable
 
 from roadloop_cloud.gate.bounds import Bounds
@@ -42,6 +41,3 @@ def judge_latency(key: str, before_us: float, after_us: float, bounds: Bounds) -
         passed=after_us <= most_us,
         detail=f"{after_us:.0f} us after {before_us:.0f} us, in turns on this machine; bound {most_us:.0f}",
     )
-
-
-monotonic_ns = time.perf_counter_ns

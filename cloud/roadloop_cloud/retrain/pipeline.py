@@ -14,21 +14,25 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from roadloop_cloud.datasets.service import Datasets, Selection
+from roadloop_cloud.gate.figures import GateResult, VariantFigures, Verdict
+from roadloop_cloud.gate.held_out import TrainedOn
+from roadloop_cloud.gate.records import Record, Records
+from roadloop_cloud.gate.service import Gate, Judged
 from roadloop_cloud.jobs import Work
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
-from roadloop_cloud.retrain.evaluate import Evaluate, evaluate_int8, self_test
-from roadloop_cloud.retrain.gate import GateResult, VariantFigures, Verdict, judge
 from roadloop_cloud.retrain.steps import DELIVERY, PUBLISH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
 from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Name
-from roadloop_models.errors import BundleError, ConfigError, GoldenMismatchError
+from roadloop_models.errors import ConfigError
 from roadloop_models.tasks import get_task
 
 KIND = "retrain"
+_BEFORE, _AFTER = "seen-incumbent", "seen-candidate"
+"""What was seen of either model, row by row, below the job's folder."""
 
 
 class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +57,8 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     incumbent: Name | None = None
     """Version to start from and to beat; None: what the fleet runs."""
     version: Name | None = None
-    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    margin: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """By how much it must be better, in the metric's own unit; None: what the workspace says of the task's gate."""
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
@@ -89,7 +94,8 @@ class Retraining:
     rollouts: Rollouts
     work_folder: Path
     train: Train
-    evaluate: Evaluate
+    gate: Gate
+    records: Records
     delivery: Delivery
     clock: Callable[[], float] = time.monotonic
 
@@ -110,13 +116,17 @@ class Retraining:
         trained = timed.step("train", lambda: self._train(spec, named, snapshot["sha256"], folder, work))
         before = timed.step(
             "evaluate incumbent",
-            lambda: self._figures(spec, self.models.bundle(spec.task, named["incumbent"]), work),
+            lambda: self._figures(spec, self.models.bundle(spec.task, named["incumbent"]), folder / _BEFORE, work),
         )
-        after = timed.step("evaluate candidate", lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), work))
-        verdict = msgspec.convert(timed.step("gate", lambda: _judge(spec, folder, before, after)), Verdict)
+        after = timed.step(
+            "evaluate candidate",
+            lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), folder / _AFTER, work),
+        )
+        judged = timed.step("gate", lambda: self._judge(spec, named, folder, before, after))
+        verdict = msgspec.convert(judged, Verdict)
         release, rollout = None, None
         if verdict.accepted:
-            timed.step("register", lambda: self._register(folder, after))
+            timed.step("register", lambda: self._register(spec, named, folder, after, verdict))
             if spec.publish or spec.rollout is not None:
                 publish = partial(self.releases.publish, spec.task, named["candidate"], step=work.progress)
                 release = timed.step(PUBLISH, lambda: publish().release)
@@ -181,13 +191,42 @@ class Retraining:
         )
         return {"rows": result.rows, "best_epoch": result.best_epoch, "metrics": result.metrics}
 
-    def _figures(self, spec: RetrainSpec, bundle: Bundle, work: Work) -> dict[str, Any]:
-        figures = evaluate_int8(bundle, Path(spec.data), self.evaluate, work.progress)
+    def _figures(self, spec: RetrainSpec, bundle: Bundle, rows: Path, work: Work) -> dict[str, Any]:
+        figures = self.gate.examine(bundle, Path(spec.data), rows, work.progress)
         return {key: msgspec.to_builtins(value) for key, value in figures.items()}
 
-    def _register(self, folder: Path, figures: dict[str, Any]) -> str:
+    def _judge(
+        self, spec: RetrainSpec, named: dict[str, str], folder: Path, before: dict[str, Any], after: dict[str, Any]
+    ) -> dict[str, Any]:
+        base = spec.base
+        verdict = self.gate.judge(
+            Judged(self.models.bundle(spec.task, named["incumbent"]), _typed(before), folder / _BEFORE),
+            Judged(Bundle.open(folder / BUNDLE_FOLDER), _typed(after), folder / _AFTER),
+            Path(spec.data),
+            margin=spec.margin,
+            also_trained_on=()
+            if base is None
+            else (TrainedOn("candidate", "the rows of --base", Path(base.directory), base.part),),
+        )
+        made: dict[str, Any] = msgspec.to_builtins(verdict)
+        return made
+
+    def _register(
+        self, spec: RetrainSpec, named: dict[str, str], folder: Path, figures: dict[str, Any], verdict: Verdict
+    ) -> str:
         row = self.models.register(folder / BUNDLE_FOLDER)
         self.models.record_evaluation(row.task, row.version, figures)
+        self.records.keep(
+            Record(
+                task=row.task,
+                version=row.version,
+                data=spec.data,
+                incumbent=named["incumbent"],
+                figures=_typed(figures),
+                verdict=verdict,
+            ),
+            folder / _AFTER,
+        )
         return row.version
 
     def _roll_out(self, spec: RetrainSpec, request: RolloutRequest, release: int) -> int:
@@ -207,16 +246,8 @@ def _nothing_new(named: dict[str, str], snapshot: dict[str, Any]) -> Verdict:
     return Verdict(gates=(GateResult(gate="news", passed=False, detail=text),), deciding="")
 
 
-def _judge(spec: RetrainSpec, folder: Path, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    kind = dict[str, VariantFigures]
-    verdict = judge(get_task(spec.task), msgspec.convert(before, kind), msgspec.convert(after, kind), spec.margin)
-    golden = GateResult(gate="golden", passed=True, detail="reproduces its golden vectors")
-    try:
-        self_test(Bundle.open(folder / BUNDLE_FOLDER))
-    except (BundleError, GoldenMismatchError) as error:
-        golden = GateResult(gate="golden", passed=False, detail=str(error))
-    made: dict[str, Any] = msgspec.to_builtins(Verdict(gates=(*verdict.gates, golden), deciding=verdict.deciding))
-    return made
+def _typed(figures: dict[str, Any]) -> dict[str, VariantFigures]:
+    return msgspec.convert(figures, dict[str, VariantFigures])
 
 
 def _result(
