@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.folds import check_fold
 from roadloop_cloud.training.quantize_onnx import Calibration
-from roadloop_cloud.training.spec import TrainingSpec
+from roadloop_cloud.training.spec import Fold, TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
@@ -26,7 +27,7 @@ from roadloop_models.drive_state.window import (
     step_features,
 )
 from roadloop_models.errors import DataError
-from roadloop_models.tasks.obd_data import UNKNOWN_STATE, ObdDrive, hold_out, load_training_drives
+from roadloop_models.tasks.obd_data import UNKNOWN_STATE, ObdDrive, by_mode, hold_out, load_training_drives
 from roadloop_models.zoo.drive_state_lstm import DriveStateLstm
 
 HELD_OUT_SHARE = 0.2
@@ -125,7 +126,7 @@ engine's coolant) may freeze unnoticed. The score of a signal that has just come
         self._seed, self._parent = spec.seed, parent
         drives = load_training_drives(Path(spec.data.directory), spec.data.part)
         base = [] if spec.base is None else load_training_drives(Path(spec.base.directory), spec.base.part)
-        fit, held = hold_out(drives, HELD_OUT_SHARE)
+        fit, held = _split(drives, spec.fold)
         self._fit, self._all = _rows(fit + base, FIT_EVERY_ROWS), _rows(drives + base, FIT_EVERY_ROWS)
         # The forecast is judged on the KIT record, where there is one: its drives are the more varied ones.
         judged = [drive for drive in held if drive.record == "kit"] or held
@@ -241,6 +242,19 @@ class DriveStateLearner:
         excess = torch.log((observed - expected).detach().abs() + _SMALLEST_ERROR) - limit
         pinball = torch.maximum(_LIMIT_QUANTILE * excess, (_LIMIT_QUANTILE - 1.0) * excess)
         return loss + ((_EXPECTED_LOSS * error + _LIMIT_LOSS * pinball) * weight).mean()
+
+
+def _split(drives: list[ObdDrive], fold: Fold | None) -> tuple[list[ObdDrive], list[ObdDrive]]:
+    """(drives to fit, drives to validate with); a fold takes every so manieth drive of each mode."""
+    if fold is None:
+        return hold_out(drives, HELD_OUT_SHARE)
+    check_fold(fold)
+    fit: list[ObdDrive] = []
+    held: list[ObdDrive] = []
+    for number, group in enumerate(by_mode(drives)):
+        for place, drive in enumerate(group):
+            (held if (place + number) % fold.count == fold.index else fit).append(drive)
+    return fit, held
 
 
 def _features(signals: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.folds import check_fold
 from roadloop_cloud.training.quantize_onnx import Calibration
-from roadloop_cloud.training.spec import TrainingSpec
+from roadloop_cloud.training.spec import Fold, TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
@@ -103,7 +104,9 @@ map, no slope and no slip; heights are ignored.""",
         directory = Path(spec.data.directory)
         path = directory / FOLDER / SPEED_FILE
         rows = load_training_odometer(directory, spec.data.part)
-        held_out = ((rows.t_s - rows.t_s[0]) // HELD_OUT_S) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        fold = spec.fold or Fold(HELD_OUT_EVERY - 1, HELD_OUT_EVERY)
+        check_fold(fold)
+        held_out = ((rows.t_s - rows.t_s[0]) // HELD_OUT_S) % fold.count == fold.index
         base = []
         if spec.base is not None:
             base.append(load_training_odometer(Path(spec.base.directory), spec.base.part))
@@ -112,7 +115,8 @@ map, no slope and no slip; heights are ignored.""",
         self._all = _traces([rows, *base], path)
         self.rows = len(rows) + sum(len(part) for part in base)
         self.split_note = (
-            f"{len(rows)} rows; held out for validation: every fourth stretch of two minutes, {held_out.sum()} of them"
+            f"{len(rows)} rows; held out for validation: stretch {fold.index + 1} of every {fold.count} of two "
+            f"minutes, {held_out.sum()} of them"
         ) + (f"; {len(base[0])} earlier rows beside them" if base else "")
 
     def model(self) -> DriftLstm:

@@ -12,6 +12,7 @@ from roadloop_cloud.training.arithmetic import fast_convolutions
 from roadloop_cloud.training.augment import mirror_classes, standardize, vary
 from roadloop_cloud.training.card import CardTexts
 from roadloop_cloud.training.compress.prune import prune_channels
+from roadloop_cloud.training.folds import held_out_groups
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import DataSource, TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
@@ -69,15 +70,15 @@ are where most errors are.""",
         if parent is not None:
             self.form = dataclasses.replace(self.form, architecture=describe(_channels(parent)))
         rows = load_training_signs(Path(spec.data.directory), spec.data.part)
-        fit, self._held_out = split_by_track(rows, VALIDATION_SHARE, spec.seed)
+        fit, self._held_out = _split(rows, spec)
         base = [] if spec.base is None else [_load_base(spec.base)]
         self._fit = _join([fit, *base])
         self._all = _join([rows, *base])
         self.rows = len(self._all)
         self.split_note = (
             f"{len(rows)} images of {len(np.unique(rows.tracks))} tracks; held out for validation: "
-            f"{len(self._held_out)} images of {len(np.unique(self._held_out.tracks))} whole tracks, about a tenth of "
-            f"each class" + (f"; {len(base[0])} earlier images beside them" if base else "")
+            f"{len(self._held_out)} images of {len(np.unique(self._held_out.tracks))} whole tracks, about the same "
+            f"share of each class" + (f"; {len(base[0])} earlier images beside them" if base else "")
         )
 
     def model(self) -> SignCnn:
@@ -219,6 +220,13 @@ def _nhwc(values: torch.Tensor) -> torch.Tensor:
 
 def _tensor(rows: SignRows) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
+
+
+def _split(rows: SignRows, spec: TrainingSpec) -> tuple[SignRows, SignRows]:
+    if spec.fold is None:
+        return split_by_track(rows, VALIDATION_SHARE, spec.seed)
+    held_out = held_out_groups(rows.tracks, rows.labels, spec.fold, spec.seed)
+    return rows.take(~held_out), rows.take(held_out)
 
 
 def _load_base(source: DataSource) -> SignRows:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.folds import held_out_span, span_in_words
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
@@ -73,16 +74,16 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         self._adjacency = self._choose_adjacency(directory)
         self._clock = _has_clock(spec, parent)
         self.form = _form(self._sensors, self._clock)
-        cut = int(len(rows) * FIT_SHARE)
+        first, end = held_out_span(len(rows), spec.fold, FIT_SHARE)
         path = directory / FOLDER / SPEED_FILE
         base = []
         if spec.base is not None:
             base.append(load_training_speeds(Path(spec.base.directory), spec.base.part))
-        self._fit = _windows([rows.span(0, cut), *base], path)
-        self._held_out = _windows([rows.span(cut, len(rows))], path)
+        self._fit = _windows([rows.span(0, first), rows.span(end, len(rows)), *base], path)
+        self._held_out = _windows([rows.span(first, end)], path)
         self._all = _windows([rows, *base], path)
         self.rows = len(rows) + sum(len(part) for part in base)
-        self.split_note = f"{len(rows)} steps; held out for validation: the last {len(rows) - cut} of them" + (
+        self.split_note = f"{len(rows)} steps; held out for validation: {span_in_words(spec.fold, end - first)}" + (
             f"; {len(base[0])} earlier steps beside them" if base else ""
         )
 

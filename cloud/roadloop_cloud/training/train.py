@@ -14,6 +14,7 @@ import torch
 from roadloop_cloud.training.checkpoint import Checkpoints, Saved
 from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.weights import State
+from roadloop_models.errors import FailedError
 
 Batch = tuple[torch.Tensor, ...]
 OnEpoch = Callable[[int, int, str], None]
@@ -90,13 +91,17 @@ def fit(
 
     With a `score` the weights at the start compete too, as epoch 0. `last_epoch` stops earlier on the same schedule.
     Equal seeds, rows, ranks and threads give equal weights on the same machine, also where `checkpoints` of a run that
-    was killed are gone on from; `on_resume` is then told after which epoch. Raises DiskFullError.
+    was killed are gone on from; `on_resume` is then told after which epoch. Raises DiskFullError, and FailedError where
+    the ranks found different checkpoints.
     """
     ranks = ranks or Ranks()
     last = last_epoch or recipe.epochs
     run = _Run(model, learner, recipe, seed, ranks)
     saved = None if checkpoints is None else checkpoints.load()
-    if saved is not None and run.restore(saved):
+    resumed = saved is not None and run.restore(saved)
+    if ranks.first_says(run.epoch) != run.epoch:
+        raise FailedError("workers that train together found different checkpoints; they must see the same files")
+    if resumed:
         (on_resume or on_epoch)(run.epoch, recipe.epochs, f"goes on after epoch {run.epoch}")
     else:
         run.begin(score)

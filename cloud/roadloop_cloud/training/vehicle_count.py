@@ -19,6 +19,7 @@ from roadloop_models.counting.foreground import ForegroundPair, Scene
 from roadloop_models.counting.heat import STRIDE, HeatBoxes, heat_targets
 from roadloop_models.detect.detections import Detections
 from roadloop_models.detect.nms import iou
+from roadloop_models.errors import ConfigError
 from roadloop_models.preprocess import FloatArray, ImageArray
 from roadloop_models.tasks.made_traffic import MadeClip, MadeVehicle
 from roadloop_models.zoo.foreground_cnn import ForegroundCnn
@@ -132,7 +133,9 @@ not tried. One real clip is little evidence; count your own clip against a perso
     )
 
     def __init__(self, spec: TrainingSpec, parent: State | None) -> None:
-        """Make the clips: nothing is read."""
+        """Make the clips: nothing is read. Raises ConfigError where folds are asked for."""
+        if spec.fold is not None:
+            raise ConfigError("vehicle-count has no folds: its clips are made, and as many more as are wanted")
         self._seed, self._parent = spec.seed, parent
         offset = 10_000 * spec.seed
         self._fit = made_scenes(CLIPS, TRAINING_SEED + offset, self._pair)

@@ -88,7 +88,7 @@ def load_test_drives(data_dir: Path, record: Record) -> list[ObdDrive]:
     """The test drives of one record. Raises DataError naming file and field."""
     return [
         drive
-        for drives in _by_mode(read_drives(data_dir, record))
+        for drives in by_mode(read_drives(data_dir, record))
         for drive in drives[len(drives) - round(len(drives) * TEST_SHARES[record]) :]
     ]
 
@@ -97,7 +97,7 @@ def hold_out(drives: Iterable[ObdDrive], share: float) -> tuple[list[ObdDrive], 
     """(drives to fit, drives to validate with): the last of each record and mode, at least one of each."""
     fit: list[ObdDrive] = []
     held: list[ObdDrive] = []
-    for group in _by_mode(drives):
+    for group in by_mode(drives):
         cut = len(group) - max(round(len(group) * share), 1)
         fit += group[:cut]
         held += group[cut:]
@@ -123,10 +123,11 @@ def _groups(data_dir: Path) -> list[tuple[list[ObdDrive], float]]:
     """The drives that are split together, with the share of them that is for testing."""
     # Either record will do: a fleet need not have both cars. With neither the error is that of the first.
     records = [record for record, file in FILES.items() if (data_dir / file).exists()] or ["kit"]
-    return [(drives, TEST_SHARES[record]) for record in records for drives in _by_mode(read_drives(data_dir, record))]
+    return [(drives, TEST_SHARES[record]) for record in records for drives in by_mode(read_drives(data_dir, record))]
 
 
-def _by_mode(drives: Iterable[ObdDrive]) -> list[list[ObdDrive]]:
+def by_mode(drives: Iterable[ObdDrive]) -> list[list[ObdDrive]]:
+    """Drives of the same record and mode together, each in their order."""
     groups: dict[str, list[ObdDrive]] = {}
     for drive in drives:
         groups.setdefault("kit" if drive.record == "kit" else _mode(drive.name)[0], []).append(drive)
