@@ -127,6 +127,24 @@ class UpdatesTable(_Table, frozen=True, kw_only=True):
     """How long the speed in the vehicle's signals must be zero."""
 
 
+class PrivacyTable(_Table, frozen=True, kw_only=True):
+    """`[privacy]`: what happens to what is captured before it leaves drive. Nothing from the cloud changes it."""
+
+    detector: str | None = None
+    """The folder of an object-detection bundle: what it finds of `labels` is made unreadable in every image, and
+    where it cannot be used no image leaves. Without it images leave as they are."""
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = (
+        "person",
+        "bicycle",
+        "car",
+        "motorcycle",
+        "bus",
+        "truck",
+    )
+    position_m: Annotated[float, msgspec.Meta(ge=0, le=100_000)] = 100.0
+    """Latitude and longitude are told to this grid: to campaigns, and in what they send; 0: as they are."""
+
+
 class VehicleFile(_Table, frozen=True, kw_only=True):
     """vehicle.toml as a whole."""
 
@@ -139,6 +157,7 @@ class VehicleFile(_Table, frozen=True, kw_only=True):
     metrics: MetricsTable = MetricsTable()
     results: ResultsTable = ResultsTable()
     updates: UpdatesTable = UpdatesTable()
+    privacy: PrivacyTable = PrivacyTable()
 
 
 class _Source(_Table, frozen=True, kw_only=True, tag_field="kind"):
@@ -314,6 +333,7 @@ class Config:
     telemetry: TelemetryTable
     metrics: MetricsTable
     updates: UpdatesTable
+    privacy: PrivacyTable
     results_path: Path
     """The Unix socket on which decisions are streamed."""
     profile_path: Path
@@ -335,6 +355,21 @@ class Config:
     def spool_path(self) -> Path:
         """Where the telemetry waits."""
         return self.state_dir / "spool.sqlite"
+
+    @property
+    def campaigns_path(self) -> Path:
+        """What the cloud wants to be sent: link writes it, drive reads it."""
+        return self.state_dir / "campaigns.json"
+
+    @property
+    def campaign_budgets_path(self) -> Path:
+        """What campaigns have spent today."""
+        return self.state_dir / "campaign-budgets.json"
+
+    @property
+    def privacy_detector(self) -> Path | None:
+        """Where the bundle lies that finds what must not leave."""
+        return None if self.privacy.detector is None else self.directory / self.privacy.detector
 
     @property
     def cache_path(self) -> Path:
@@ -386,6 +421,7 @@ def load_config(path: Path) -> Config:
         telemetry=vehicle.telemetry,
         metrics=vehicle.metrics,
         updates=vehicle.updates,
+        privacy=vehicle.privacy,
         results_path=path.parent / (vehicle.results.socket or f"{vehicle.vehicle.state_dir}/results.sock"),
         profile_path=profile_path,
         profile=load_profile(profile_path),

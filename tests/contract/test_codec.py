@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadloop_models.campaigns.campaign import Budget, Campaign
 from roadloop_models.contract import channels, messages
 from roadloop_models.contract.channels import CHANNELS, Channel
 from roadloop_models.contract.codec import decode, encode
@@ -54,6 +55,12 @@ EXAMPLES: dict[str, messages.Message] = {
     "reply": messages.Reply(id="a", ok=True),
     "desired": messages.Desired(version=4, slots={"sign": REF}),
     "cmd": messages.Command(id="a", kind="ping"),
+    "campaigns": messages.Campaigns(
+        version=2,
+        campaigns=(
+            Campaign(name="unsure", task="traffic-sign", when="confidence < 0.5", budget=Budget(bytes_per_day=9)),
+        ),
+    ),
     "cursor": messages.Cursor(
         epoch=1,
         streams=(messages.StreamCursor(boot=3, stream="health", prefix=9, ranges=(messages.SeqRange(12, 14),)),),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.config import NetworkTable
 from roadloop_agent.ipc import (
     Attach,
@@ -35,8 +36,8 @@ from roadloop_agent.link.metering import Metering
 from roadloop_agent.link.mqtt import Acked, Connected, Disconnected, Received
 from roadloop_agent.link.process import Link
 from roadloop_agent.link.session import Publish, Session
-from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.sketches import SketchBook, SketchMemory
+from roadloop_agent.link.spool import Spool
 from roadloop_agent.link.value import Appraiser, Memory
 from roadloop_agent.memory import Tidy
 from roadloop_agent.socketpair import make_socketpair
@@ -304,6 +305,7 @@ class World:
             transport=self.transport,
             ledger=self.spool,
             updates=self.updates,
+            campaigns=Shelf(directory / "campaigns.json"),
             mailroom=self.mailroom,
             status=self.status,
             metering=Metering(

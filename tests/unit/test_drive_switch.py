@@ -92,6 +92,7 @@ class Rig:
             roll=nothing,
             outbox=cast(Any, SimpleNamespace(send=self.sent.append)),
             observer=nothing,
+            keeper=nothing,
             announcer=nothing,
             pipe=cast(Any, SimpleNamespace(receive_from_link=lambda: self.inbox.popleft() if self.inbox else None)),
             versions=versions or FakeVersions(),

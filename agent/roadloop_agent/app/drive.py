@@ -5,10 +5,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from roadloop_agent.app.child import stop_on_sigterm, wall_ms
 from roadloop_agent.app.store import open_store
 from roadloop_agent.boot import next_boot
+from roadloop_agent.campaigns.keeper import Keeper
+from roadloop_agent.campaigns.privacy import open_darkroom
 from roadloop_agent.config import FEEDS, Config
 from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture, Subscriber
@@ -45,7 +48,19 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
     observer = Observer(boot, outbox.try_send, clock)
     announcer = Announcer(pipe, boot)
     tables = config.profile.slots
-    roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, _encode_image)
+    develop = open_darkroom(config.privacy_detector, config.privacy.labels, _encode_image)
+    roll = CaptureRoll(boot, outbox, {name: t.capture.max_bytes_per_s for name, t in tables.items()}, develop)
+    keeper = Keeper(
+        slots=tables,
+        post=roll.post,
+        develop=develop,
+        position_m=config.privacy.position_m,
+        shelf=config.campaigns_path,
+        memory=config.campaign_budgets_path,
+        clock=clock,
+        boottime=partial(time.clock_gettime, time.CLOCK_BOOTTIME),
+        wall=time.time,
+    )
     mailboxes = {name: Mailbox() for name in tables}
     lossless = {name for name, t in tables.items() if config.profile.sources[t.source].pace == "as-consumed"}
     slots = [
@@ -60,6 +75,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             clock=clock,
             deadline_s=None if table.deadline_ms is None or name in lossless else table.deadline_ms / 1000.0,
             observer=observer,
+            keeper=keeper,
         )
         for name, table in tables.items()
     ]
@@ -83,6 +99,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
             max_cpu_share=max_cpu_share,
             spawn=spawner(tables[slot].variant_key, tables[slot].providers, config.sealing_key_path),
             clock=clock,
+            told=partial(keeper.compared, slot),
         )
 
     drive = Drive(
@@ -91,6 +108,7 @@ def run_drive(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         captures=captures,
         regulator=regulator,
         roll=roll,
+        keeper=keeper,
         outbox=outbox,
         observer=observer,
         announcer=announcer,

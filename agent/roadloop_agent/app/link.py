@@ -13,6 +13,7 @@ from functools import partial
 from roadloop_agent.app.child import stop_on_sigterm
 from roadloop_agent.app.tls import vehicle_tls
 from roadloop_agent.app.updates import build_surroundings, build_updates
+from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.config import Config
 from roadloop_agent.heartbeat import Heartbeat
 from roadloop_agent.ipc import FromDrive, Pipe
@@ -87,6 +88,7 @@ def run_link(config: Config, pipe_fd: int, beat_fd: int | None) -> None:
         transport=transport,
         ledger=spool,
         updates=updates,
+        campaigns=Shelf(config.campaigns_path),
         mailroom=mailroom,
         status=meter,
         metering=Metering(

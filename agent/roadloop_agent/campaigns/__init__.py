@@ -1,1 +1,1 @@
-"""Campaigns on the vehicle: link keeps what the cloud wants, drive's keeper watches the slots and sends what it takes."""
+"""Campaigns on the vehicle: link keeps what the cloud wants, drive's keeper watches the slots for it."""

@@ -254,9 +254,7 @@ class Keeper:
         until_s = self._clock() + _OFFER_S
         while not self._post.offer(item.content, item.sha256, item.media_type, about):
             if self._clock() >= until_s:
-                _LOG.warning(
-                    "campaign %s: an item of %d bytes is lost: link does not take it", campaign, len(item.content)
-                )
+                _LOG.warning("campaign %s: %d bytes are lost: link does not take them", campaign, item.size_bytes)
                 return
             self._rest.wait(_AGAIN_S)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from roadloop_agent.campaigns.keeper import Keeper
 from roadloop_agent.drive.announcer import Announcer
 from roadloop_agent.drive.capture import Capture
 from roadloop_agent.drive.observer import Observer
@@ -74,6 +75,7 @@ class Drive:
         captures: Sequence[Capture],
         regulator: Regulator,
         roll: CaptureRoll,
+        keeper: Keeper,
         outbox: Outbox,
         observer: Observer,
         announcer: Announcer,
@@ -93,6 +95,7 @@ class Drive:
         self._captures = captures
         self._regulator = regulator
         self._roll = roll
+        self._keeper = keeper
         self._outbox = outbox
         self._observer = observer
         self._announcer = announcer
@@ -146,7 +149,7 @@ class Drive:
 
         threads = [thread(part_of_slot(name), slot.run) for name, slot in self._slots.items()]
         threads += [thread(part_of_source(capture.name), capture.run) for capture in self._captures]
-        threads.append(thread(ROLL_PART, self._roll.run))
+        threads += [thread(ROLL_PART, self._roll.run), thread(KEEPER_PART, self._keeper.run)]
         for each in threads:
             each.start()
         return threads
@@ -361,6 +364,7 @@ class Drive:
 
 
 ROLL_PART = "roll"
+KEEPER_PART = "campaigns"
 
 
 def part_of_slot(name: str) -> str:
@@ -375,7 +379,7 @@ def part_of_source(name: str) -> str:
 
 def heartbeat_parts(slots: Iterable[str], sources: Iterable[str]) -> list[str]:
     """Every thread of drive that must make progress."""
-    return ["main", ROLL_PART, *map(part_of_slot, slots), *map(part_of_source, sources)]
+    return ["main", ROLL_PART, KEEPER_PART, *map(part_of_slot, slots), *map(part_of_source, sources)]
 
 
 def _ref(model: Model | None) -> ReleaseRef | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from roadloop_agent.campaigns.keeper import Keeper, Seen
 from roadloop_agent.config import SlotTable
 from roadloop_agent.drive.announcer import Announce
 from roadloop_agent.drive.frames import Frame, Mailbox
@@ -86,10 +87,12 @@ class Slot:
         clock: Callable[[], float],
         deadline_s: float | None = None,
         observer: Observer | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """`deadline_s`: a frame that is older when it is taken is given up; None: any age will do.
 
-        `observer` hears the signals of each decision; None: nobody watches for drift.
+        `observer` hears the signals of each decision; None: nobody watches for drift. `keeper` sees every frame; None:
+        there are no campaigns.
         """
         self.name = name
         self.table = table
@@ -102,6 +105,7 @@ class Slot:
         self._roll = roll
         self._clock = clock
         self._observer = observer
+        self._keeper = keeper
         self._board = _Board()
         self.frames = 0
         self.shadow: Shadow | None = None
@@ -199,7 +203,7 @@ class Slot:
                     self._board.tally.add(outcome.latency_us, outcome.confidence)
                 shadow = self.shadow
                 if shadow is not None and outcome.seen is not None:
-                    shadow.offer(outcome.seen)
+                    shadow.offer(outcome.seen, frame.number)
 
     def _is_late(self, frame: Frame) -> bool:
         return self._deadline_s is not None and self._clock() - frame.t_mono_s > self._deadline_s
@@ -220,6 +224,8 @@ class Slot:
             seq = self._outbox.sample(stream, frame.t_ms, row)
         if outcome.capture and stream is not None:
             self._roll.add(Shot(self.name, self.table.task, frame, stream.name, seq, row))
+        if self._keeper is not None:
+            self._keeper.see(Seen(self.name, frame, stream, seq, row, outcome.capture))
         if outcome.decision is not None:
             release = 0 if model is None else model.release
             self._announce(self.name, release, frame.t_ms, outcome.decision)

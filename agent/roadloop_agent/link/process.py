@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.ipc import (
     FromDrive,
     Hello,
@@ -37,6 +38,7 @@ from roadloop_models.contract import channels
 from roadloop_models.contract.channels import parse_topic
 from roadloop_models.contract.codec import decode
 from roadloop_models.contract.messages import (
+    Campaigns,
     Command,
     Cursor,
     Desired,
@@ -66,6 +68,7 @@ class Link:
         transport: Transport,
         ledger: Ledger,
         updates: Updates,
+        campaigns: Shelf,
         mailroom: Mailroom,
         status: StatusStore,
         metering: Metering,
@@ -80,6 +83,7 @@ class Link:
         self._transport = transport
         self._ledger = ledger
         self._updates = updates
+        self._campaigns = campaigns
         self._mailroom = mailroom
         self._status = status
         self._metering = metering
@@ -250,6 +254,9 @@ class Link:
                 self._desired_version = max(self._desired_version, desired.version)
                 self._updates.on_desired(desired)
                 self._report(now_s)
+            elif address.channel is channels.CAMPAIGNS:
+                if self._campaigns.take(decode(channels.CAMPAIGNS, event.payload, Campaigns)):
+                    self._report(now_s)
             elif address.channel is channels.COMMAND:
                 self._session.command(decode(channels.COMMAND, event.payload, Command), now_s)
             elif address.channel in (channels.FILE, channels.FLEET_FILE):
@@ -285,6 +292,7 @@ class Link:
                 spool_samples=self._stats.pending_samples,
                 director_version=self._director.version,
                 director_error=self._director.error,
+                campaigns=self._campaigns.report,
             ),
             now_s,
         )

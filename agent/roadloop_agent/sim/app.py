@@ -12,6 +12,7 @@ from roadloop_agent.app.store import open_store, provision
 from roadloop_agent.app.tls import vehicle_tls
 from roadloop_agent.app.updates import build_updates
 from roadloop_agent.boot import next_boot
+from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.config import load_config
 from roadloop_agent.link.batcher import Batcher
 from roadloop_agent.link.budget import Traffic
@@ -125,6 +126,7 @@ def _build(
         transport=transport,
         ledger=twin.spool,
         updates=updates,
+        campaigns=Shelf(config.campaigns_path),
         mailroom=mailroom,
         status=_Nowhere(),
         metering=Metering(traffic, lambda _address: ("unmetered", None), lambda _facts: None, clock, time.time),

@@ -105,7 +105,9 @@ class Shadow:
         max_cpu_share: float,
         spawn: Spawn,
         clock: Callable[[], float],
+        told: Callable[[int, bool], None] | None = None,
     ) -> None:
+        """`told` hears of each frame, by its number, whether the candidate decided otherwise."""
         self.candidate = candidate
         self.incumbent = incumbent
         self.paused = False
@@ -118,7 +120,9 @@ class Shadow:
         self._sums = Sums()
         self._lock = threading.Lock()
         self._given = threading.Condition()
+        self._told = told
         self._seen: Seen | None = None
+        self._number = -1
         self._hungry = False
         self._skipped = 0
         self._loaded = False
@@ -151,14 +155,14 @@ class Shadow:
         """Whether it goes on; where not, its process is gone as well."""
         return self._thread.is_alive()
 
-    def offer(self, seen: Seen) -> None:
-        """Called by the slot's thread for every frame that the incumbent decided about."""
+    def offer(self, seen: Seen, number: int = -1) -> None:
+        """Called by the slot's thread for every frame that the incumbent decided about; `number` is the frame's."""
         if not self._hungry or self.paused:
             self._skipped += self._loaded
             return
         with self._given:
             self._hungry = False
-            self._seen = seen
+            self._seen, self._number = seen, number
             self._given.notify()
 
     def said(self, boot: int) -> ShadowSums:
@@ -274,6 +278,8 @@ class Shadow:
                     sums.compare_confidence(answer.confidence_delta)
             elif isinstance(answer, Failed):
                 sums.errors += 1
+        if isinstance(answer, Compared) and self._told is not None:
+            self._told(self._number, not answer.agrees)
         if isinstance(answer, Failed) and sums.errors >= TRIES and sums.errors > sums.frames:
             share = f"{sums.errors} of {sums.errors + sums.frames} frames"
             raise RefusedError(answer.code, f"it fails on {share}: {answer.detail}")
