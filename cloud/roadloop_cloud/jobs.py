@@ -154,8 +154,8 @@ class Jobs:
         job.steps[name] = result
 
     def complete(self, job: Held, result: dict[str, Any]) -> bool:
-        """End it well; False where the lease is lost."""
-        return self._write(job, state=DONE, result=result, finished=self._now(), lease_until=None)
+        """End it well, whatever went wrong on the way; False where the lease is lost."""
+        return self._write(job, state=DONE, result=result, error=None, finished=self._now(), lease_until=None)
 
     def fail(self, job: Held, code: str, detail: str, *, retry: bool) -> bool:
         """End it badly, or with `retry` queue it again after a pause, while attempts are left."""

@@ -61,13 +61,16 @@ class Loop:
         self.jobs = Jobs(database, self.world.clock)
         self.loops = Loops(database, self.jobs, self.world, lambda: 10**12, self.world.clock)
 
+    def _clock_s(self) -> float:
+        return self.world.now.timestamp()
+
     def turn(self, *, published: bool = True, snapshot: str = "aa") -> Held:
         """Run the job that was begun."""
         job = self.jobs.claim("worker", [KIND])
         assert job is not None
 
         def handler(work: Work) -> dict[str, Any]:
-            timed = TimedSteps(work, lambda: self.world.now.timestamp())
+            timed = TimedSteps(work, self._clock_s)
             timed.step("begin", lambda: {"incumbent": "v1", "candidate": "v2"})
             timed.step("snapshot", lambda: {"sha256": snapshot})
             timed.step("train", lambda: self.world.pass_(minutes=1))
