@@ -10,22 +10,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import disk_usage
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.workspace import Workspace
 from roadloop_models.bundle import Bundle
-from roadloop_models.errors import ConfigError, RoadloopError
+from roadloop_models.errors import ConfigError, NotFoundError, RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.captures import Captures
     from roadloop_cloud.datasets.service import Datasets
+    from roadloop_cloud.drift.service import Drift
     from roadloop_cloud.gate.records import Records
     from roadloop_cloud.gate.service import Gate
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
+    from roadloop_cloud.loop.service import Loops
     from roadloop_cloud.labels.labelling import Labelling
     from roadloop_cloud.labels.measuring import Measuring
     from roadloop_cloud.labels.service import Labels
@@ -296,8 +300,15 @@ class Application:
         def incumbent(task: str) -> Bundle:
             return self.releases.bundle(self.releases.incumbent(task))
 
-        snapshots = Snapshots(self.workspace.snapshots)
-        return Datasets(self.database, snapshots, self.telemetry.read_stream, self.workspace.blob, incumbent)
+        return Datasets(
+            Snapshots(self.workspace.snapshots),
+            self.telemetry.read_stream,
+            self.captures,
+            self.labels,
+            self.labelling,
+            incumbent,
+            self.quarantined,
+        )
 
     @cached_property
     def gate(self) -> "Gate":
@@ -337,6 +348,23 @@ class Application:
         return Records(self.workspace.evaluations)
 
     @cached_property
+    def drift(self) -> "Drift":
+        """What the fleet sees differently, and who is not believed."""
+        from roadloop_cloud.drift.decide import Rules
+        from roadloop_cloud.drift.service import Drift
+        from roadloop_models.sketches.reference import Reference, bundle_reference
+
+        def reference(task: str, release: int) -> Reference | None:
+            try:
+                return bundle_reference(self.releases.bundle(self.releases.get(task, release)).directory)
+            except NotFoundError:
+                return None
+
+        config = self.workspace.config.drift
+        rules = Rules(config.look_s, config.window_looks, config.false_alarms, config.least_ks)
+        return Drift(self.database, reference, rules, outlier_ks=config.outlier_ks, keep_days=config.keep_days)
+
+    @cached_property
     def retraining(self) -> "Retraining":
         """The job that makes candidates."""
         from roadloop_cloud.retrain.pipeline import Retraining
@@ -353,6 +381,19 @@ class Application:
             self.evaluations,
             lambda task, release, target: self.previews.preview(task, release, target).bytes,
         )
+
+    @cached_property
+    def loops(self) -> "Loops":
+        """When each task learns by itself."""
+        from roadloop_cloud.loop.news import FleetNews
+        from roadloop_cloud.loop.service import Loops
+
+        news = FleetNews(self.drift, self.labels)
+        return Loops(self.database, self.jobs, news, lambda: disk_usage(self.workspace.root).free)
+
+    def decide_loops(self, _work: "Work") -> dict[str, Any]:
+        """A job: begin the generations that are due."""
+        return {task: decision.why for task, decision in self.loops.tick().items()}
 
     def move_telemetry(self, _work: "Work") -> dict[str, Any]:
         """A job: committed batches to the Delta tables."""
@@ -462,7 +503,10 @@ def run_files(app: Application, _number: int, stop: Event) -> None:
 
 
 def run_jobs(app: Application, _number: int, stop: Event) -> None:
-    """The jobs process: what is long has a thread of its own, so that telemetry is moved meanwhile."""
+    """The jobs process: what is long has a thread of its own, so that telemetry is moved meanwhile.
+
+    Without torch it leaves training to jobs processes on machines that have it.
+    """
     from roadloop_cloud.jobs import work
     from roadloop_cloud.labels import measuring, teacher
     from roadloop_cloud.retrain import pipeline
@@ -472,16 +516,31 @@ def run_jobs(app: Application, _number: int, stop: Event) -> None:
         teacher.KIND: app.teaching.run,
         measuring.KIND: app.measuring.run,
     }
+    if find_spec("torch") is None:
+        del long[pipeline.KIND]
+        _log.info("torch is not installed here: retraining is left to a jobs process that has it")
     every = {"periodic": {measuring.KIND: measuring.EVERY_S}}
     thread = Thread(target=work, args=(app.jobs, long, stop), kwargs=every, name="long jobs", daemon=True)
     thread.start()
     try:
-        work(app.jobs, {MOVE_TELEMETRY: app.move_telemetry}, stop, periodic={MOVE_TELEMETRY: MOVE_EVERY_S})
+        quick = {
+            MOVE_TELEMETRY: app.move_telemetry,
+            LOOK_FOR_DRIFT: app.drift.job,
+            DECIDE_LOOPS: app.decide_loops,
+        }
+        look_s = max(app.workspace.config.drift.look_s * LOOK_SHARE, MOVE_EVERY_S)
+        often = {MOVE_TELEMETRY: MOVE_EVERY_S, LOOK_FOR_DRIFT: look_s, DECIDE_LOOPS: DECIDE_EVERY_S}
+        work(app.jobs, quick, stop, periodic=often)
     finally:
         thread.join(STOP_S)
         app.database.close()
 
 
+DECIDE_LOOPS = "decide-loops"
+DECIDE_EVERY_S = 10.0
+LOOK_FOR_DRIFT = "look-for-drift"
+LOOK_SHARE = 1 / 6
+"""Of a period: a look says the same however often it is taken, and sketches come when they come."""
 MOVE_TELEMETRY = "move-telemetry"
 MOVE_EVERY_S = 10.0
 STOP_S = 8.0

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from roadloop_cloud.config import RolloutConfig
-from roadloop_cloud.datasets.service import Datasets
 from roadloop_cloud.datasets.snapshot import Content, Snapshots
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.gate.bounds import bounds_of
@@ -32,6 +31,7 @@ from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write
 from roadloop_models.tasks.speed_data import SpeedRows, write_speeds
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.cloud import add_vehicle
+from tests.fakes.datasets import make_datasets
 from tests.fakes.registry import Registry
 
 TASK = "traffic-sign"
@@ -64,7 +64,7 @@ class Lab:
         self.rollouts = Rollouts(
             self.database, registry.releases, RolloutConfig(), lambda: 0.0, Operators(self.root / "operators")
         )
-        datasets = Datasets(
+        datasets = make_datasets(
             self.database, self.snapshots, lambda _: pytest.fail("not read"), Path, lambda _: pytest.fail("not asked")
         )
         self.jobs = Jobs(self.database)

@@ -42,6 +42,20 @@ command.add_command(dataset_import.command)
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Data folder whose test rows must not come in.",
 )
+@click.option(
+    "--split-by",
+    type=click.Choice(["track", "drive", "vehicle", "time"]),
+    help="What must not lie on both sides of a split; else what suits the task.",
+)
+@click.option("--with-test", is_flag=True, help="Set a fifth aside for testing, below test/.")
+@click.option(
+    "--teacher-above",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="A teacher's labels count where it is surer than this; 1: never.",
+)
+@click.option("--vehicle", help="Only what this vehicle sent.")
 @click.option("--since", type=_TIMES, help="UTC; by the vehicles' clocks.")
 @click.option("--until", type=_TIMES, help="UTC; by the vehicles' clocks.")
 @with_application
@@ -54,8 +68,8 @@ def build(app: Application, output: Output, **options: Any) -> None:
     """
     from roadloop_cloud.datasets.service import Selection
 
-    times = {key: value.replace(tzinfo=UTC) for key in ("since", "until") if (value := options[key]) is not None}
-    selection = Selection(options["task"], options["labels"], options["held_out"], **times)
+    times = {key: moment.replace(tzinfo=UTC) for key in ("since", "until") if (moment := options.pop(key)) is not None}
+    selection = Selection(**options, **times)
     with output.steps(f"Building a data set for {selection.task}"):
         snapshot = app.datasets.build(selection)
     _print(output, snapshot)
@@ -91,13 +105,37 @@ def list_(app: Application, output: Output) -> None:
 @click.argument("snapshot")
 @with_application
 def show(app: Application, output: Output, snapshot: str) -> None:
-    """Show one snapshot, by its SHA-256 or the beginning of it: rows, sources, what was left out.
+    """Show one snapshot, by its SHA-256 or the beginning of it: rows, splits, labels, what was left out or is odd.
 
     \b
     Example:
       roadloop dataset show 3f2a9c
     """
     _print(output, app.datasets.show(snapshot))
+
+
+@command.command()
+@click.argument("before")
+@click.argument("after")
+@with_application
+def diff(app: Application, output: Output, before: str, after: str) -> None:
+    """Show what changed from one snapshot to another: rows, labels, splits, and rows that leak between them.
+
+    \b
+    Example:
+      roadloop dataset diff 3f2a9c 81bd04
+    """
+    found = app.datasets.diff(before, after)
+    fields = {
+        "same": found.same,
+        "added": found.added,
+        "removed": found.removed,
+        "by vehicle": ", ".join(f"{vehicle} {count:+}" for vehicle, count in found.by_vehicle.items()) or None,
+        "called otherwise": "\n".join(found.relabelled) or None,
+        "in another split": "\n".join(found.moved) or None,
+        "trained on in one, judged by in the other": "\n".join(found.leaked) or None,
+    }
+    output.result(vars(found), details(fields, title=f"{before} -> {after}"))
 
 
 def _print(output: Output, snapshot: "Snapshot") -> None:
@@ -107,10 +145,26 @@ def _print(output: Output, snapshot: "Snapshot") -> None:
         "rows": manifest.rows,
         "from": ", ".join(f"{vehicle} {rows}" for vehicle, rows in manifest.sources.items()),
         "left out": ", ".join(f"{reason} {count}" for reason, count in manifest.excluded.items()) or None,
+        "split by": manifest.split_by,
+        **{f"  {name}": f"{count.rows} rows in {count.groups} groups" for name, count in manifest.splits.items()},
+        "labels by": ", ".join(f"{origin} {rows}" for origin, rows in manifest.labels.items()) or None,
         "gaps": ", ".join(f"{gap.first}..{gap.last}" for gap in manifest.gaps) or None,
         "directory": snapshot.directory,
     }
-    output.result(_as_json(snapshot), details(fields, title=f"snapshot {snapshot.sha256}"))
+    shown = [details(fields, title=f"snapshot {snapshot.sha256}")]
+    if manifest.findings:
+        columns = ("check", "rows", "left out", "first of them")
+        rows = [
+            (
+                f"{one.check}" + (f" ({one.detail})" if one.detail else ""),
+                one.count,
+                one.left_out,
+                "\n".join(one.rows[:5]),
+            )
+            for one in manifest.findings
+        ]
+        shown.append(table(columns, rows, title="what is odd about rows"))
+    output.result(_as_json(snapshot), *shown)
 
 
 def _as_json(snapshot: "Snapshot") -> dict[str, Any]:

@@ -1,143 +1,189 @@
-"""traffic-sign: from captured images and the labels that people gave to rows of training.
+"""traffic-sign: from captured images and what was said of them to rows of training.
 
 A track is one physical sign seen in consecutive frames: its rows are nearly the same picture and must not lie on both
 sides of a split. The cloud does not know tracks; where the labels do not name them, all images of one class from one
-vehicle count as one, which is coarser and therefore safe.
+vehicle (or drive, where the split is by drive or time) count as one, which is coarser and therefore safe.
 """
 
-import csv
-import io
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from roadloop_cloud.datasets.snapshot import Content
+from roadloop_cloud.captures import Captured, DamagedError, Decision, decode_image, read_content
+from roadloop_cloud.datasets.origins import RowOrigin
+from roadloop_cloud.datasets.quality import FEWEST_TRACKS, Finding, finding, found, grouped, mixed
+from roadloop_cloud.datasets.snapshot import TEST_FOLDER, Content
+from roadloop_cloud.datasets.splits import Placed, Shares, SplitBy, by_name, by_time
+from roadloop_cloud.labels.words import ClassValue, Verdict
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray, ImageStandardize
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
+from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE
 
-_MAX_LABEL_BYTES = 64 * 1024 * 1024
-_MAX_IMAGE_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A captured image whose content lies in `path`."""
-
-    vehicle: str
-    sha256: str
-    media_type: str
-    path: Path
+BLANK_BELOW = 1.0
+"""Standard deviation of grey levels of 256: the faintest of gtsrb32's 10,455 training images has 2.4."""
+SURE_ABOVE = 0.99
 
 
 @dataclass(frozen=True)
-class Label:
-    """What a person said: the class, and perhaps the track."""
+class Known:
+    """What is known about captured images, beside their content."""
 
-    class_id: int
-    track: str | None
-
-
-def read_labels(path: Path) -> dict[str, Label]:
-    """A CSV with the columns `sha256` and `label` (class id or name), and perhaps `track`.
-
-    Raises DataError naming file, line and field.
-    """
-    try:
-        if path.stat().st_size > _MAX_LABEL_BYTES:
-            raise DataError(f"{path}: more than {_MAX_LABEL_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    if not {"sha256", "label"} <= set(reader.fieldnames or ()):
-        raise DataError(f"{path}: columns {reader.fieldnames}, expected sha256,label and perhaps track")
-    labels: dict[str, Label] = {}
-    for line in reader:
-        where = f"{path}: line {reader.line_num}"
-        sha256, label = (line["sha256"] or "").strip(), (line["label"] or "").strip()
-        if len(sha256) != 64:
-            raise DataError(f"{where}: field 'sha256' is {sha256!r}")
-        found = Label(_class_id(label, where), (line.get("track") or "").strip() or None)
-        if labels.setdefault(sha256, found) != found:
-            raise DataError(f"{where}: {sha256[:12]}… has another label above")
-    return labels
+    verdicts: Mapping[str, Verdict]
+    decisions: Mapping[str, Decision]
+    quarantined: Collection[str]
+    is_held_out: Callable[[ImageArray], bool]
+    """Asked of each picture (uint8 RGB [32, 32, 3])."""
 
 
-def assemble(
-    captured: Sequence[Captured],
-    labels: Mapping[str, Label],
-    is_held_out: Callable[[ImageArray], bool],
-    target: Path,
-) -> Content:
-    """Write the labelled images in the layout of gtsrb32's train.npz, each content once, in an order that is always
-    the same. `is_held_out` is asked of each decoded image (uint8 RGB [32, 32, 3]).
+@dataclass(frozen=True)
+class _Row:
+    item: Captured
+    content: bytes
+    picture: str
+    """Hash of the decoded 32x32 picture: two files may show the very same."""
+    name: str
+    track: str
+    verdict: Verdict
 
-    Raises DataError where none remains.
+    @property
+    def key(self) -> str:
+        return self.item.sha256
+
+
+def assemble(captured: Sequence[Captured], known: Known, split_by: SplitBy, shares: Shares, target: Path) -> Content:
+    """Write the labelled images in the layout of gtsrb32 below `target`, each picture once, in an order that is always
+    the same; those of the split test apart, as a data folder of their own.
+
+    Raises DataError where none remains to train on.
     """
     excluded: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    pngs: list[bytes] = []
-    class_ids: list[int] = []
-    tracks: list[str] = []
+    chosen, blank = _choose(captured, known, split_by, excluded)
+    label = {row.key: row.name for row in chosen}
+    contradicting = set(mixed(((row.picture, row.key) for row in chosen), label.__getitem__))
+    rows, seen = [], set()
+    for row in chosen:
+        if row.key in contradicting:
+            excluded["same-picture-other-label"] += 1
+        elif row.picture in seen:
+            excluded["same-picture"] += 1
+        else:
+            seen.add(row.picture)
+            rows.append(row)
+    if not rows:
+        why = dict(excluded) or "there are none"
+        raise DataError(f"of {len(captured)} captured images none can be trained on: {why}")
+    placed = list(zip(rows, _place(rows, split_by, shares), strict=True))
+    placed.sort(key=lambda pair: pair[1].split == "test")  # stable: otherwise as they came
+    kept, tested = ([row for row, place in placed if (place.split == "test") == test] for test in (False, True))
+    if not kept:
+        raise DataError(f"all {len(rows)} images are in one group, which is tested on; split by track, or without test")
+    _write(target / FOLDER / TRAIN_FILE, kept)
+    if tested:
+        _write(target / TEST_FOLDER / FOLDER / TEST_FILE, tested)
+    return Content(
+        rows=len(kept),
+        sources=dict(sorted(Counter(row.item.vehicle for row in kept).items())),
+        excluded=dict(sorted(excluded.items())),
+        split_by=split_by,
+        origins=[_origin(row, place) for row, place in placed],
+        findings=found(
+            finding("blank-picture", blank, left_out=True, detail="hardly any contrast"),
+            finding("same-picture-other-label", contradicting, left_out=True),
+            *_findings(rows, known),
+        ),
+    )
+
+
+def _choose(
+    captured: Sequence[Captured], known: Known, split_by: SplitBy, excluded: Counter[str]
+) -> tuple[list[_Row], list[str]]:
+    """The rows that have a label and a sound picture, and the items whose picture is blank."""
+    rows: list[_Row] = []
+    blank: list[str] = []
     seen: set[str] = set()
     for item in sorted(captured, key=lambda item: (item.vehicle, item.sha256)):
-        label = labels.get(item.sha256)
-        content = None if label is None or item.sha256 in seen else _read(item)
-        image = None if content is None else _decode(content)
-        if item.sha256 in seen:
+        verdict = known.verdicts.get(item.sha256)
+        if item.vehicle in known.quarantined:
+            excluded["quarantined"] += 1
+        elif item.sha256 in seen:
             excluded["captured-twice"] += 1
-        elif label is None:
+        elif verdict is None or not isinstance(verdict.word.value, ClassValue):
             excluded["no-label"] += 1
-        elif content is None or image is None:
-            excluded["no-readable-image"] += 1
-        elif is_held_out(image):
-            excluded["held-out"] += 1
         else:
             seen.add(item.sha256)
-            sources[item.vehicle] += 1
-            pngs.append(content)
-            class_ids.append(label.class_id)
-            tracks.append(label.track or f"{item.vehicle}/{label.class_id}")
-    if not pngs:
-        raise DataError(
-            f"of {len(captured)} captured images none can be trained on: {dict(excluded) or 'there are none'}"
-        )
-    numbers = {track: number for number, track in enumerate(sorted(set(tracks)))}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        target,
-        allow_pickle=False,
-        png=np.frombuffer(b"".join(pngs), dtype=np.uint8),
-        offset=np.cumsum([0, *(len(png) for png in pngs)], dtype=np.int64),
-        label=np.asarray(class_ids, dtype=np.uint8),
-        track=np.asarray([numbers[track] for track in tracks], dtype=np.int64),
+            try:
+                content = read_content(item)
+                image = ImageStandardize().resize(decode_image(item, content))
+            except DamagedError as error:
+                excluded[error.reason] += 1
+                continue
+            if known.is_held_out(image):
+                excluded["held-out"] += 1
+            elif float(image.std()) < BLANK_BELOW:
+                excluded["blank-picture"] += 1
+                blank.append(item.sha256)
+            else:
+                value = verdict.word.value
+                near = item.drive if split_by in {"drive", "time"} else item.vehicle
+                track = value.track or f"{near}/{value.name}"
+                picture = hashlib.sha256(image.tobytes()).hexdigest()
+                rows.append(_Row(item, content, picture, value.name, track, verdict))
+    return rows, blank
+
+
+def _place(rows: Sequence[_Row], split_by: SplitBy, shares: Shares) -> list[Placed]:
+    units = {
+        "track": lambda row: f"track {row.track}",
+        "drive": lambda row: f"drive {row.item.drive}",
+        "vehicle": lambda row: f"vehicle {row.item.vehicle}",
+        "time": lambda row: f"track {row.track}",
+    }[split_by]
+    bonds = [(units(row), f"track {row.track}", f"picture {row.picture}") for row in rows]
+    if split_by == "time":
+        return by_time(bonds, [float(row.item.t_ms) for row in rows], shares)
+    return by_name(bonds, [row.name for row in rows], shares)
+
+
+def _findings(rows: Sequence[_Row], known: Known) -> list[Finding | None]:
+    label = {row.key: row.name for row in rows}
+    tracks = grouped((row.name, row.track) for row in rows)
+    thin = [name for name, seen in tracks.items() if len(set(seen)) < FEWEST_TRACKS]
+    surprised = [
+        row.key
+        for row in rows
+        if (decision := known.decisions.get(row.key)) is not None
+        and decision.confidence > SURE_ABOVE
+        and 0 <= decision.class_id < len(SIGN_LABELS)
+        and SIGN_LABELS[decision.class_id] != row.name
+    ]
+    return [
+        finding("people-disagree", [row.key for row in rows if row.verdict.against], detail="the last word counts"),
+        finding("track-of-several-classes", mixed(((row.track, row.key) for row in rows), label.__getitem__)),
+        finding("vehicle-was-sure-otherwise", surprised, detail=f"above {SURE_ABOVE:g}"),
+        finding("class-of-one-track", thin, detail="cannot be validated"),
+    ]
+
+
+def _origin(row: _Row, place: Placed) -> RowOrigin:
+    word = row.verdict.word
+    return RowOrigin(
+        row.key, place.split, place.group, row.item.vehicle, row.item.drive, row.name, word.origin, word.by
     )
-    return Content(rows=len(pngs), sources=dict(sorted(sources.items())), excluded=dict(sorted(excluded.items())))
 
 
-def _class_id(label: str, where: str) -> int:
-    if label.isdecimal() and int(label) < len(SIGN_LABELS):
-        return int(label)
-    if label in SIGN_LABELS:
-        return SIGN_LABELS.index(label)
-    raise DataError(f"{where}: field 'label' is {label!r}, expected a class id of 0 to 42 or its name")
-
-
-def _read(item: Captured) -> bytes | None:
-    try:
-        if item.media_type != "image/png" or item.path.stat().st_size > _MAX_IMAGE_BYTES:
-            return None
-        return item.path.read_bytes()
-    except OSError:
-        return None
-
-
-def _decode(content: bytes) -> ImageArray | None:
-    import cv2
-
-    decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    return None if decoded is None else ImageStandardize().resize(np.ascontiguousarray(decoded[:, :, ::-1]))
+def _write(path: Path, rows: Sequence[_Row]) -> None:
+    numbers = {track: number for number, track in enumerate(sorted({row.track for row in rows}))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        allow_pickle=False,
+        png=np.frombuffer(b"".join(row.content for row in rows), dtype=np.uint8),
+        offset=np.cumsum([0, *(len(row.content) for row in rows)], dtype=np.int64),
+        label=np.asarray([SIGN_LABELS.index(row.name) for row in rows], dtype=np.uint8),
+        track=np.asarray([numbers[row.track] for row in rows], dtype=np.int64),
+    )

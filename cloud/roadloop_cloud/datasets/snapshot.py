@@ -6,6 +6,7 @@ The manifest has the hash of every file and no time of day, so equal rows give t
 import hashlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Annotated
 
 import msgspec
 
+from roadloop_cloud.datasets.origins import RowOrigin, read_origins, write_origins
+from roadloop_cloud.datasets.quality import Finding
+from roadloop_cloud.datasets.splits import SPLITS, SplitBy
 from roadloop_cloud.files import move_tree_durably
 from roadloop_models.bundle import FileEntry, check_file, file_sha256
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.errors import BadInputError, BundleError, DataError, NotFoundError
 
 MANIFEST_NAME = "manifest.json"
+TEST_FOLDER = "test"
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 
@@ -29,18 +34,32 @@ class Gap(msgspec.Struct, frozen=True):
     last: int
 
 
+class SplitCount(msgspec.Struct, frozen=True):
+    """How much one split holds; which row is where says rows.csv."""
+
+    rows: int
+    groups: int
+
+
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a snapshot holds and where it comes from."""
 
     format: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
     task: Name
     rows: int
+    """Of train and validation; those of test lie apart, below `test/`."""
     files: tuple[FileEntry, ...]
     sources: dict[str, int]
     """Vehicle -> rows that it gave, or helped to give."""
     excluded: dict[str, int] = {}
     """Reason -> rows or items left out."""
     gaps: tuple[Gap, ...] = ()
+    split_by: SplitBy | None = None
+    splits: dict[str, SplitCount] = {}
+    labels: dict[str, int] = {}
+    """Origin of the label -> rows."""
+    findings: tuple[Finding, ...] = ()
+    """What is odd about rows, by name."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,10 @@ class Content:
     sources: dict[str, int]
     excluded: dict[str, int]
     gaps: tuple[Gap, ...] = ()
+    split_by: SplitBy | None = None
+    origins: Sequence[RowOrigin] = ()
+    """One a row, in the order of the files."""
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,16 @@ class Snapshot:
     sha256: Sha256
     directory: Path
     manifest: SnapshotManifest
+
+    def origins(self) -> list[RowOrigin]:
+        """Where each row comes from, in the order of the files."""
+        return read_origins(self.directory)
+
+    @property
+    def test_directory(self) -> Path | None:
+        """A data folder whose test rows are this snapshot's own; None where none were set aside."""
+        folder = self.directory / TEST_FOLDER
+        return folder if folder.is_dir() else None
 
 
 class Snapshots:
@@ -76,6 +109,8 @@ class Snapshots:
 
     def keep(self, staging: Path, task: str, content: Content) -> Snapshot:
         """Hash what is in `staging`, write its manifest and give it its name; equal content is kept once."""
+        if content.origins:
+            write_origins(staging, content.origins)
         paths = sorted(path for path in staging.rglob("*") if path.is_file())
         files = tuple(
             FileEntry(path.relative_to(staging).as_posix(), file_sha256(path), path.stat().st_size) for path in paths
@@ -87,6 +122,10 @@ class Snapshots:
             sources=content.sources,
             excluded=content.excluded,
             gaps=content.gaps,
+            split_by=content.split_by,
+            splits=_split_counts(content.origins),
+            labels=dict(sorted(Counter(row.origin for row in content.origins if row.origin).items())),
+            findings=content.findings,
         )
         raw = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
         (staging / MANIFEST_NAME).write_bytes(raw)
@@ -135,3 +174,8 @@ class Snapshots:
         if len(found) > 1:
             raise BadInputError(f"snapshot {name}: {len(found)} begin so; give more digits")
         return found[0]
+
+
+def _split_counts(rows: Sequence[RowOrigin]) -> dict[str, SplitCount]:
+    groups = {name: [row.group for row in rows if row.split == name] for name in SPLITS}
+    return {name: SplitCount(len(found), len(set(found))) for name, found in groups.items() if found}

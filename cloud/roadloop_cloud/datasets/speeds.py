@@ -1,7 +1,8 @@
 """traffic-speed: from samples of the stream `road-speed` to one record of steps by sensors. Pure.
 
-Vehicles see the same sensors. Where several say something about one sensor and step, the median of what they said is
-taken (the lower one of two), so neither the order of arrival nor one wrong vehicle decides.
+Vehicles see the same sensors. What one says twice counts once. Where several say something about one sensor and step,
+the median of what they said is taken (the lower one of two), so neither the order of arrival nor one wrong vehicle
+decides.
 """
 
 from collections.abc import Collection
@@ -11,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from roadloop_cloud.datasets.origins import RowOrigin
+from roadloop_cloud.datasets.quality import STUCK_STEPS, far_vehicles, finding, found, stuck
 from roadloop_cloud.datasets.snapshot import Content, Gap
+from roadloop_cloud.datasets.splits import Shares, by_time
 from roadloop_models.contract.streams import ROAD_SPEED, SPEEDS_PER_SAMPLE
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import FloatArray
@@ -20,6 +24,7 @@ from roadloop_models.tasks.speed_data import MAX_SPEED_MPH, SpeedRows
 MAX_STEP = 100 * 366 * 288
 """A hundred years of five-minute steps; what claims to be later is nonsense."""
 
+_Ints = npt.NDArray[np.int64]
 _SPEED_RESOLUTION = ROAD_SPEED.fields[2].resolution
 
 
@@ -46,8 +51,10 @@ class Observations:
         )
 
 
-def assemble(observed: Observations, sensors: int, held_out_steps: Collection[int]) -> tuple[SpeedRows, Content]:
-    """One complete row per step, and what was left out.
+def assemble(
+    observed: Observations, sensors: int, held_out_steps: Collection[int], shares: Shares
+) -> tuple[SpeedRows, Content]:
+    """One complete row per step, and what was left out. The last steps are for test, those before for validation.
 
     A step of which a sensor is missing gives no row. Steps of `held_out_steps` are dropped first of all: nothing of
     them may be trained on. Raises DataError where no complete step remains.
@@ -56,6 +63,7 @@ def assemble(observed: Observations, sensors: int, held_out_steps: Collection[in
     kept = np.isin(steps, np.asarray(list(held_out_steps), dtype=np.int64), invert=True)
     held_out = len(np.unique(steps[~kept]))
     steps, sensor, speeds, vehicle = steps[kept], sensor[kept], speeds[kept], vehicle[kept]
+    steps, sensor, speeds, vehicle, repeated = _once(steps, sensor, speeds, vehicle)
     present = np.unique(steps)
     row = np.searchsorted(present, steps)
     matrix, differing = _median(row * sensors + sensor, speeds, len(present) * sensors)
@@ -73,17 +81,28 @@ def assemble(observed: Observations, sensors: int, held_out_steps: Collection[in
         "incomplete": int((~complete).sum()),
         "malformed": malformed,
         "overlaps-that-differ": differing,
+        "said-twice": repeated,
     }
     content = Content(
         rows=len(rows),
         sources={name: count for name, count in sources.items() if count},
         excluded={reason: count for reason, count in excluded.items() if count},
-        gaps=_gaps(rows.steps),
+        gaps=gaps_of(rows.steps),
+        split_by="time",
+        origins=step_origins(rows.steps, shares),
+        findings=found(
+            finding("stuck-sensor", stuck(rows.speeds_mph, rows.steps), detail=f"{STUCK_STEPS} equal steps or more"),
+            finding("vehicle-far-from-others", far_vehicles(row * sensors + sensor, speeds, vehicle, names.tolist())),
+        ),
     )
     return rows, content
 
 
-_Ints = npt.NDArray[np.int64]
+def step_origins(steps: _Ints, shares: Shares) -> list[RowOrigin]:
+    """Rows of steps that ascend, split by time."""
+    names = [f"step {step}" for step in steps.tolist()]
+    placed = by_time([(name,) for name in names], steps.tolist(), shares)
+    return [RowOrigin(name, place.split, place.group) for name, place in zip(names, placed, strict=True)]
 
 
 def _cells(
@@ -104,6 +123,16 @@ def _cells(
     return steps[chosen].astype(np.int64), sensor[chosen].astype(np.int64), speeds[chosen], vehicles, names, malformed
 
 
+def _once(
+    steps: _Ints, sensor: _Ints, speeds: npt.NDArray[np.float64], vehicle: _Ints
+) -> tuple[_Ints, _Ints, npt.NDArray[np.float64], _Ints, int]:
+    """The first word of each vehicle about each sensor and step: who repeats itself shall not outvote others."""
+    key = np.stack([vehicle, steps, sensor])
+    _, first = np.unique(key, axis=1, return_index=True)
+    first.sort()
+    return steps[first], sensor[first], speeds[first], vehicle[first], key.shape[1] - len(first)
+
+
 def _median(cell: _Ints, speeds: npt.NDArray[np.float64], cells: int) -> tuple[FloatArray, int]:
     """The lower median of each cell float32 [cells], NaN where it has none; and how many cells disagree."""
     order = np.lexsort((speeds, cell))
@@ -115,6 +144,7 @@ def _median(cell: _Ints, speeds: npt.NDArray[np.float64], cells: int) -> tuple[F
     return matrix, int((spread > _SPEED_RESOLUTION / 2).sum())
 
 
-def _gaps(steps: _Ints) -> tuple[Gap, ...]:
+def gaps_of(steps: _Ints) -> tuple[Gap, ...]:
+    """Where steps that ascend leave some out."""
     jumps = np.flatnonzero(np.diff(steps) > 1)
     return tuple(Gap(int(steps[index]) + 1, int(steps[index + 1]) - 1) for index in jumps)

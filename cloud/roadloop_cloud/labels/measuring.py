@@ -41,5 +41,5 @@ class Measuring:
         table = self._read_stream(stream)
         if not table.num_rows:
             return 0
-        believed = ~pc.field("vehicle").isin(sorted(self._quarantined()))
+        believed = ~pc.field("vehicle").isin(pa.array(sorted(self._quarantined()), pa.string()))
         return self._labels.say(words(table.filter(believed)))
