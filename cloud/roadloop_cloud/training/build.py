@@ -25,6 +25,7 @@ from roadloop_cloud.training.flow import FlowSubject
 from roadloop_cloud.training.localization import LocalizationSubject
 from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.record import code_sha256, packages, recipe_values, training_record
+from roadloop_cloud.training.replay import ReplayedSubject
 from roadloop_cloud.training.sign import SignSubject
 from roadloop_cloud.training.spec import FORMS, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
@@ -37,7 +38,7 @@ from roadloop_cloud.training.worker import DRAFTS
 from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Variant, write_bundle
 from roadloop_models.bundle.golden import encode_golden
 from roadloop_models.bundle.manifest import MANIFEST_FORMAT, TrainingRecord
-from roadloop_models.errors import BundleError, NotFoundError
+from roadloop_models.errors import BundleError, ConfigError, NotFoundError
 from roadloop_models.runners import FloatArray, open_file
 from roadloop_models.tasks import Evaluation
 
@@ -295,7 +296,7 @@ def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: t
     task = (spec.task, spec.form)
     start = (task, spec.data, spec.parent, spec.base, spec.replay_share, spec.fold, spec.snapshot_sha256)
     made = spec.compress
-    rows = (subject.rows, subject.split_note, spec.compress)
+    rows = (subject.rows, subject.split_note)
     how = (spec.seed, spec.workers, spec.threads, recipe_values(recipe), extent)
     with_what = (code_sha256(), packages())
     deciding = msgspec.to_builtins([start, made, rows, how, with_what])
@@ -308,7 +309,14 @@ def _subject(spec: TrainingSpec, parent: State | None) -> Subject:
     forms = FORMS.get(spec.task, ())
     if spec.form is not None and spec.form not in forms:
         raise NotFoundError(f"no form '{spec.form}' of {spec.task}; there is {', '.join(forms) or 'the usual one'}")
-    return _SUBJECTS[spec.task](spec, parent)
+    made = _SUBJECTS[spec.task]
+    if spec.replay_share is None:
+        return made(spec, parent)
+    if spec.base is None:
+        raise ConfigError("a share to replay needs old rows to replay: name their data folder or snapshot")
+    # The old rows hold out some of their own, so that validation sees what is forgotten.
+    old = msgspec.structs.replace(spec, data=spec.base, base=None, fold=None)
+    return ReplayedSubject(made(msgspec.structs.replace(spec, base=None), parent), made(old, parent), spec.replay_share)
 
 
 def _open_parent(spec: TrainingSpec) -> Bundle | None:
