@@ -74,6 +74,23 @@ class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The address that it listens on, where that is not the broker's."""
 
 
+class DriftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When change counts as drift, and when a vehicle is not believed."""
+
+    look_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 3600.0
+    """How often is looked: as often as vehicles send sketches."""
+    window_looks: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 24
+    """What is compared with a release's reference is the last so many looks."""
+    false_alarms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
+    """How many false alarms are expected at most in one window, over all that is watched."""
+    least_ks: Ratio = 0.1
+    """A smaller distance than this is nothing to act on, however sure it is."""
+    outlier_ks: Ratio = 0.5
+    """How far from its cohort a vehicle must be to be quarantined."""
+    keep_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    """How long sketches are kept."""
+
+
 class SealingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which tasks' releases are sealed where nobody says otherwise: only this fleet's vehicles can read the weights."""
 
@@ -111,6 +128,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fetch: FetchConfig = FetchConfig()
     sealing: SealingConfig = SealingConfig()
     files: FilesConfig = FilesConfig()
+    drift: DriftConfig = DriftConfig()
     gate: dict[Name, GateConfig] = {}
     """By task."""
 

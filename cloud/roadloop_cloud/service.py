@@ -15,7 +15,7 @@ from roadloop_cloud.store.database import Database
 from roadloop_cloud.store.ingest_tables import LedgerStream, Vehicle
 from roadloop_cloud.supervise import ChildSpec
 from roadloop_cloud.workspace import Workspace
-from roadloop_models.contract.messages import BLOB_STREAM
+from roadloop_models.contract.messages import NOT_SAMPLES
 from roadloop_models.errors import ConflictError
 
 
@@ -81,7 +81,7 @@ def fleet_figures(database: Database) -> FleetFigures:
         vehicles = session.scalar(select(func.count()).select_from(Vehicle)) or 0
         online = session.scalar(select(func.count()).where(Vehicle.online)) or 0
         sums = select(func.sum(LedgerStream.stored), func.sum(LedgerStream.lost))
-        stored, lost = session.execute(sums.where(LedgerStream.stream != BLOB_STREAM)).one()
+        stored, lost = session.execute(sums.where(LedgerStream.stream.not_in(NOT_SAMPLES))).one()
     return FleetFigures(vehicles, online, int(stored or 0), int(lost or 0))
 
 

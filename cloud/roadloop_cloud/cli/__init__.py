@@ -31,9 +31,11 @@ COMMANDS = {
         "roadloop_cloud.cli.telemetry", "Query what the fleet sent, and prove that nothing is missing."
     ),
     "models": _Entry("roadloop_cloud.cli.models", "List, show, evaluate, import and publish models."),
+    "drift": _Entry("roadloop_cloud.cli.drift", "See what the fleet sees differently, and who is not believed."),
     "dataset": _Entry("roadloop_cloud.cli.dataset", "Build and inspect training snapshots."),
     "label": _Entry("roadloop_cloud.cli.label", "Ask people and teachers what items show, and keep what they say."),
     "retrain": _Entry("roadloop_cloud.cli.retrain", "Train, quantize, evaluate and gate a candidate."),
+    "loop": _Entry("roadloop_cloud.cli.loop", "Let tasks learn by themselves, and show what they decided and why."),
     "rollout": _Entry("roadloop_cloud.cli.rollout", "Take a release to the fleet in waves."),
     "operators": _Entry("roadloop_cloud.cli.operators", "The people whose signature counts: add, list, remove."),
     "evidence": _Entry("roadloop_cloud.cli.evidence", "Verify what 'vehicles explain --export' has signed."),

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from roadloop_cloud.drift.sketches import keep_sketch
 from roadloop_cloud.ingest import ledger
 from roadloop_cloud.ingest.blobs import BlobFolder
-from roadloop_cloud.ingest.consumer import Batch, BlobPiece, Item, Losses
+from roadloop_cloud.ingest.consumer import Batch, BlobPiece, Item, Losses, SketchItem
 from roadloop_cloud.ingest.ledger import Span, Spans
 from roadloop_cloud.store.base import insert_or_ignore
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import LedgerStream, LostSamples, PendingBatch, Rejected, Vehicle
-from roadloop_models.contract.messages import BLOB_STREAM
+from roadloop_models.contract.messages import BLOB_STREAM, SKETCH_STREAM
 from roadloop_models.errors import MessageError, NotFoundError, RoadloopError
 
 MAX_SPANS = 1024
@@ -82,6 +83,8 @@ def spans_of(stream: LedgerStream) -> Spans:
 def _keys(item: Item) -> list[Key]:
     if isinstance(item, Batch):
         return [(item.vehicle, item.boot, item.stream)]
+    if isinstance(item, SketchItem):
+        return [(item.vehicle, item.sketch.boot, SKETCH_STREAM)]
     if isinstance(item, BlobPiece):
         return [(item.vehicle, item.block.boot, BLOB_STREAM)]
     return [(item.vehicle, entry.boot, entry.stream) for entry in item.ranges]
@@ -123,6 +126,9 @@ def _commit(session: Session, item: Item, streams: dict[Key, LedgerStream], blob
         fresh = _store(session, stream, item.first_seq, item.last_seq, item.packet_bytes)
         for first, last in fresh:
             session.add(_pending(item, first, last))
+    elif isinstance(item, SketchItem):
+        if _store(session, stream, item.sketch.seq, item.sketch.seq, item.packet_bytes):
+            keep_sketch(session, item.vehicle, item.sketch)
     elif _store(session, stream, item.block.seq, item.block.seq, item.packet_bytes):
         blobs.keep(session, item)
 

@@ -7,8 +7,9 @@ from roadloop_models.contract import channels
 from roadloop_models.contract.channels import BLOCK_BYTES, parse_topic
 from roadloop_models.contract.codec import decode
 from roadloop_models.contract.columns import decode_columns
-from roadloop_models.contract.messages import BLOB_STREAM, BlobBlock, Lost, LostRange, TelemetryBatch
+from roadloop_models.contract.messages import NOT_SAMPLES, BlobBlock, Lost, LostRange, Sketch, TelemetryBatch
 from roadloop_models.errors import MessageError
+from roadloop_models.sketches.sketch import decode_kll
 
 RESERVED_COLUMNS = frozenset({"vehicle", "boot", "seq", "t_ms", "received", "day"})
 MAX_T_MS = (1 << 53) - 1
@@ -47,7 +48,16 @@ class BlobPiece:
     packet_bytes: int
 
 
-Item = Batch | Losses | BlobPiece
+@dataclass(frozen=True)
+class SketchItem:
+    """An hour of a slot's signals, as distributions that do not contradict themselves."""
+
+    vehicle: str
+    sketch: Sketch
+    packet_bytes: int
+
+
+Item = Batch | Losses | BlobPiece | SketchItem
 
 
 def decode_item(topic: str, payload: bytes, packet_bytes: int) -> Item:
@@ -59,12 +69,14 @@ def decode_item(topic: str, payload: bytes, packet_bytes: int) -> Item:
         return _losses(address.vehicle, payload)
     if address.channel is channels.BLOB:
         return _piece(address.vehicle, address.parts["sha256"], int(address.parts["n"]), payload, packet_bytes)
+    if address.channel is channels.SKETCH:
+        return _sketch(address.vehicle, payload, packet_bytes)
     raise MessageError(f"channel {address.channel.name} is none of ingest's")
 
 
 def _batch(vehicle: str, stream: str, payload: bytes, packet_bytes: int) -> Batch:
-    if stream == BLOB_STREAM:
-        raise MessageError(f"stream '{BLOB_STREAM}' numbers captured items and carries no samples")
+    if stream in NOT_SAMPLES:
+        raise MessageError(f"stream '{stream}' numbers what comes on another channel, and carries no samples")
     batch = decode(channels.TELEMETRY, payload, TelemetryBatch)
     columns = decode_columns(batch.columns)
     rows = batch.last_seq - batch.first_seq + 1
@@ -84,6 +96,22 @@ def _losses(vehicle: str, payload: bytes) -> Losses:
         if entry.last_seq < entry.first_seq:
             raise MessageError(f"stream {entry.stream}: lost {entry.first_seq}..{entry.last_seq} ends before it begins")
     return Losses(vehicle, lost.ranges)
+
+
+def _sketch(vehicle: str, payload: bytes, packet_bytes: int) -> SketchItem:
+    sketch = decode(channels.SKETCH, payload, Sketch)
+    names = [signal.name for signal in sketch.signals]
+    if len(set(names)) != len(names):
+        raise MessageError(f"sketch of '{sketch.slot}': a signal comes twice")
+    if not 0 <= sketch.from_ms <= sketch.to_ms <= MAX_T_MS:
+        raise MessageError(f"sketch of '{sketch.slot}': from {sketch.from_ms} to {sketch.to_ms} ms is no time")
+    for signal in sketch.signals:
+        if signal.rows + signal.unknown != sketch.decisions:
+            raise MessageError(
+                f"sketch of '{signal.name}': {signal.rows} + {signal.unknown} of {sketch.decisions} rows"
+            )
+        decode_kll(signal)
+    return SketchItem(vehicle, sketch, packet_bytes)
 
 
 def _piece(vehicle: str, sha256: str, n: int, payload: bytes, packet_bytes: int) -> BlobPiece:

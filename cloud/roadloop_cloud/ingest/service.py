@@ -22,7 +22,8 @@ from roadloop_models.contract import channels
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
 
 SHARE = "$share/ingest/"
-FILTERS = tuple(SHARE + channel.subscription() for channel in (channels.TELEMETRY, channels.LOST, channels.BLOB))
+_TAKEN = (channels.TELEMETRY, channels.LOST, channels.BLOB, channels.SKETCH)
+FILTERS = tuple(SHARE + channel.subscription() for channel in _TAKEN)
 
 _log = logging.getLogger(__name__)
 

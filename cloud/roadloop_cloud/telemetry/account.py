@@ -9,7 +9,7 @@ from roadloop_cloud.ingest.ledger import Spans, missing
 from roadloop_cloud.store.database import Database
 from roadloop_cloud.store.ingest_tables import LedgerStream, LostSamples
 from roadloop_cloud.telemetry.read import StreamReader, view_name
-from roadloop_models.contract.messages import BLOB_STREAM
+from roadloop_models.contract.messages import NOT_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StreamAccount:
 
 @dataclass(frozen=True)
 class Totals:
-    """Samples of the whole fleet; captured items are not samples."""
+    """Samples of the whole fleet; captured items and sketches are not."""
 
     produced: int
     """The highest number heard of, over all streams."""
@@ -81,12 +81,12 @@ def totals(database: Database, reader: StreamReader) -> Totals:
         sums = (LedgerStream.highest_seq, LedgerStream.stored, LedgerStream.lost, LedgerStream.stored_bytes)
         row = session.execute(
             select(*(func.coalesce(func.sum(column), 0) for column in (*sums, LedgerStream.redelivered))).where(
-                LedgerStream.stream != BLOB_STREAM
+                LedgerStream.stream.not_in(NOT_SAMPLES)
             )
         ).one()
         size = func.sum(LostSamples.last_seq - LostSamples.first_seq + 1)
         reasons = session.execute(
-            select(LostSamples.reason, size).where(LostSamples.stream != BLOB_STREAM).group_by(LostSamples.reason)
+            select(LostSamples.reason, size).where(LostSamples.stream.not_in(NOT_SAMPLES)).group_by(LostSamples.reason)
         ).all()
     produced, accounted, lost, stored_bytes, redelivered = (int(value) for value in row)
     stored = duplicates = 0
