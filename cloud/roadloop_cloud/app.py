@@ -22,6 +22,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.errors import ConfigError, NotFoundError, RoadloopError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
+    from roadloop_cloud.campaigns.service import CampaignService
     from roadloop_cloud.captures import Captures
     from roadloop_cloud.datasets.service import Datasets
     from roadloop_cloud.drift.service import Drift
@@ -29,11 +30,11 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.gate.service import Gate
     from roadloop_cloud.identity.authority import Authority
     from roadloop_cloud.jobs import Handler, Jobs, Work
-    from roadloop_cloud.loop.service import Loops
     from roadloop_cloud.labels.labelling import Labelling
     from roadloop_cloud.labels.measuring import Measuring
     from roadloop_cloud.labels.service import Labels
     from roadloop_cloud.labels.teacher import Teaching
+    from roadloop_cloud.loop.service import Loops
     from roadloop_cloud.mqtt import MqttClient
     from roadloop_cloud.registry.ceremonies import Ceremonies
     from roadloop_cloud.registry.director import Directors
@@ -226,6 +227,13 @@ class Application:
         from roadloop_cloud.rollout.statements import Operators
 
         return Operators(self.workspace.operators)
+
+    @cached_property
+    def campaigns(self) -> "CampaignService":
+        """What vehicles are asked to send."""
+        from roadloop_cloud.campaigns.service import CampaignService
+
+        return CampaignService(self.database)
 
     @cached_property
     def shadows(self) -> "ShadowRuns":

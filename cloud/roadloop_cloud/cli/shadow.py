@@ -58,7 +58,7 @@ def start(*, app: Application, output: Output, task: str, release: int, cpu_shar
     Example:
       roadloop shadow start --task traffic-sign --release 2 --all --cpu-share 0.1
     """
-    from roadloop_cloud.rollout.shadow_runs import Chosen
+    from roadloop_cloud.fleet.choosing import Chosen
     from roadloop_models.contract.messages import ShadowPolicy
 
     policy = ShadowPolicy(max_cpu_share=cpu_share)
@@ -81,7 +81,7 @@ def stop(*, app: Application, output: Output, task: str, **chosen: Any) -> None:
     Example:
       roadloop shadow stop --task traffic-sign --all
     """
-    from roadloop_cloud.rollout.shadow_runs import Chosen
+    from roadloop_cloud.fleet.choosing import Chosen
 
     vehicles = app.shadows.stop(task, Chosen(**chosen))
     said = f"nothing of {task} is in the shadow of {', '.join(vehicles)} any more" if vehicles else "there was nothing"

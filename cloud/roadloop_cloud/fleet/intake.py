@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from roadloop_cloud.campaigns import levels
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import DesiredState
@@ -25,6 +26,7 @@ def record(session: Session, statuses: Mapping[str, Status], reports: Mapping[st
             _report(vehicle, reports[vehicle_id])
             if vehicle_id in known:
                 desired.overtake(known[vehicle_id], reports[vehicle_id])
+    levels.overtake(session, {vehicle: reports[vehicle] for vehicle in vehicles.keys() & reports.keys()})
     return ids - set(vehicles)
 
 

@@ -16,8 +16,10 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
+from roadloop_cloud.campaigns import levels as campaign_levels
 from roadloop_cloud.fleet import desired, intake
 from roadloop_cloud.fleet.blocks import BlockServer
+from roadloop_cloud.fleet.level import LevelPublisher
 from roadloop_cloud.mqtt import Connected, Disconnected, Publication, Received, Transport
 from roadloop_cloud.rollout.service import Rollouts
 from roadloop_cloud.store.database import Database
@@ -96,9 +98,13 @@ class FleetService:
         self._clock = clock
         self._inbox = _Inbox()
         self._sending: deque[Publication] = deque()
-        self._publishing: dict[str, tuple[int, Publication]] = {}
         self._tick_due_s = self._renew_due_s = clock()
-        self._forget_published = False
+        under_way = self._timing.desired_under_way
+        self._levels = (
+            # The director names what a vehicle should run before the vehicle hears of it and asks.
+            LevelPublisher(transport, database, channels.DESIRED, desired, before=director.assign, under_way=under_way),
+            LevelPublisher(transport, database, channels.CAMPAIGNS, campaign_levels, under_way=under_way),
+        )
 
     def run(self, stop: Event) -> None:
         """Work until `stop` is set."""
@@ -113,7 +119,8 @@ class FleetService:
             begin_s = self._clock()
             if begin_s >= self._tick_due_s:
                 self._rollouts.tick()
-                self._publish_desired()
+                for level in self._levels:
+                    level.step()
                 end_s = self._clock()
                 self._tick_due_s = end_s + max(self._timing.tick_s, _TICK_REST * (end_s - begin_s))
         except (OperationalError, InterfaceError):
@@ -146,12 +153,12 @@ class FleetService:
 
     def _on_connection(self, event: Connected | Disconnected) -> None:
         self._sending.clear()
-        self._publishing.clear()
+        for level in self._levels:  # a broker that was killed has lost retained messages
+            level.connection_changed(forget=isinstance(event, Connected))
         if isinstance(event, Disconnected):
             _log.warning("broker: %s", event.reason)
             return
         _log.info("connected to the broker, session %s", "resumed" if event.session_present else "new")
-        self._forget_published = True  # a broker that was killed has lost retained messages
         try:
             self._transport.subscribe(FILTERS)
         except RetryLaterError as error:  # the connection went again; the next one repeats this
@@ -215,34 +222,6 @@ class FleetService:
             raise
         except SQLAlchemyError:
             _log.exception("what %s says cannot be stored; dropped", vehicle)
-
-    def _publish_desired(self) -> None:
-        """Publish desired states that the broker does not have, and remember those that it has taken."""
-        taken = {vehicle: version for vehicle, (version, sent) in self._publishing.items() if sent.is_published()}
-        if taken or self._forget_published:
-            with self._database.transaction() as session:
-                if self._forget_published:
-                    desired.forget_published(session)
-                desired.mark_published(session, taken)
-            self._forget_published = False
-        for vehicle in taken:
-            del self._publishing[vehicle]
-        if not self._transport.connected:
-            return
-        with self._database.reading() as session:
-            due = desired.unpublished(session, self._timing.desired_under_way)
-        for vehicle, state in due:
-            under_way = self._publishing.get(vehicle)
-            if under_way is not None and under_way[0] == state.version:
-                continue
-            try:
-                self._director.assign(vehicle, state)  # before the vehicle hears of it and asks
-                self._publishing[vehicle] = (
-                    state.version,
-                    self._transport.publish(channels.DESIRED, vehicle, state),
-                )
-            except (RoadloopError, OSError) as error:
-                _log.warning("desired state of %s: %s", vehicle, error)
 
     def _send_blocks(self) -> None:
         while self._sending and self._sending[0].is_published():

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.fleet import desired
+from roadloop_cloud.fleet.choosing import Chosen, choose
 from roadloop_cloud.registry.releases import Releases, release_ref
 from roadloop_cloud.rollout.evidence import Bound, Evidence, judge
 from roadloop_cloud.store.database import Database
@@ -14,16 +15,7 @@ from roadloop_cloud.store.fleet_tables import RolloutClaim
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import ReleaseRef, ShadowPolicy, ShadowReport
 from roadloop_models.contract.shadows import same_content
-from roadloop_models.errors import BadInputError, ConflictError, NotFoundError
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Which vehicles: these ids, those with any of these tags, or all. Of all and of tags only those with the task."""
-
-    vehicles: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    everyone: bool = False
+from roadloop_models.errors import BadInputError, ConflictError
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class ShadowRuns:
         ref = release_ref(self._releases.get(task, release))
         with self._database.transaction() as session:
             started = []
-            for vehicle in _choose(session, task, chosen):
+            for vehicle in choose(session, task, chosen):
                 _refuse_claimed(session, task, vehicle.id)
                 slots = desired.slots_of(session, vehicle, task)
                 shadowed = {name: ref for name, now in slots.items() if now is None or not same_content(now, ref)}
@@ -80,7 +72,7 @@ class ShadowRuns:
         """
         with self._database.transaction() as session:
             stopped = []
-            for vehicle in _choose(session, task, chosen):
+            for vehicle in choose(session, task, chosen):
                 slots = [name for name, ref in desired.shadows_of(session, vehicle).items() if ref.task == task]
                 if slots:
                     _refuse_claimed(session, task, vehicle.id)
@@ -113,22 +105,6 @@ def _shadowed(session: Session, vehicle: Vehicle) -> list[ShadowedSlot]:
         about_it = said if said is not None and same_content(said.ref, ref) else None
         found.append(ShadowedSlot(vehicle.id, slot, ref, about_it))
     return found
-
-
-def _choose(session: Session, task: str, chosen: Chosen) -> list[Vehicle]:
-    by_id = {vehicle.id: vehicle for vehicle in session.scalars(select(Vehicle).order_by(Vehicle.id))}
-    unknown = sorted(set(chosen.vehicles) - set(by_id))
-    if unknown:
-        raise NotFoundError(f"no vehicle {', '.join(unknown)}; 'roadloop vehicles list' shows those there are")
-    able = {key for key, vehicle in by_id.items() if desired.slots_of(session, vehicle, task)}
-    unable = sorted(set(chosen.vehicles) - able)
-    if unable:
-        raise BadInputError(f"vehicle {', '.join(unable)}: has no slot of task {task}, or has never reported")
-    meant = {key for key in able if chosen.everyone or set(chosen.tags) & set(by_id[key].tags)}
-    keys = sorted(meant | set(chosen.vehicles))
-    if not keys:
-        raise BadInputError(f"no vehicle with a slot of task {task} is chosen; name some, use a tag, or --all")
-    return [by_id[key] for key in keys]
 
 
 def _refuse_claimed(session: Session, task: str, vehicle: str) -> None:

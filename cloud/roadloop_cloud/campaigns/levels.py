@@ -1,0 +1,70 @@
+"""Which campaigns each vehicle is told to run: a level, whose version rises with every change and never falls behind
+the vehicle's own."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.orm import Session
+
+from roadloop_cloud.store.campaign_tables import CampaignLevel, CampaignRow, CampaignVehicle
+from roadloop_models.campaigns.campaign import Campaign
+from roadloop_models.contract.messages import Campaigns, Reported
+
+
+def changed(session: Session, vehicles: Iterable[str]) -> None:
+    """These vehicles are to run something else than before."""
+    for vehicle in vehicles:
+        row = session.get(CampaignLevel, vehicle)
+        if row is None:
+            session.add(CampaignLevel(vehicle=vehicle, version=1, published_version=0))
+        else:
+            row.version += 1
+
+
+def overtake(session: Session, reports: Mapping[str, Reported]) -> None:
+    """Overtake vehicles that know a newer version than this database, which was restored from a backup then."""
+    told = {vehicle: report.campaigns.version for vehicle, report in reports.items() if report.campaigns.version}
+    rows = {row.vehicle: row for row in session.scalars(select(CampaignLevel).where(CampaignLevel.vehicle.in_(told)))}
+    for vehicle, version in told.items():
+        row = rows.get(vehicle)
+        if row is None:
+            session.add(CampaignLevel(vehicle=vehicle, version=version + 1, published_version=0))
+        elif version > row.version:
+            row.version = version + 1
+
+
+def unpublished(session: Session, at_most: int | None = None) -> list[tuple[str, Campaigns]]:
+    """Vehicle and campaigns of those whose newest version the broker has not taken yet."""
+    due = select(CampaignLevel).where(CampaignLevel.version > CampaignLevel.published_version)
+    rows = list(session.scalars(due.order_by(CampaignLevel.vehicle).limit(at_most)))
+    return [(row.vehicle, Campaigns(version=row.version, campaigns=_of(session, row.vehicle))) for row in rows]
+
+
+def mark_published(session: Session, versions: Mapping[str, int]) -> None:
+    """The broker has taken these versions: vehicle -> version."""
+    if not versions:
+        return
+    table = CampaignLevel.__table__
+    statement = (
+        update(table)  # type: ignore[arg-type]
+        .where(table.c.vehicle == bindparam("key"), table.c.published_version < bindparam("taken"))
+        .values(published_version=bindparam("taken"))
+    )
+    rows = [{"key": vehicle, "taken": version} for vehicle, version in versions.items()]
+    session.connection().execute(statement, rows)
+
+
+def forget_published(session: Session) -> None:
+    """The broker may have lost its retained messages: all are published again."""
+    session.execute(update(CampaignLevel).values(published_version=0))
+
+
+def _of(session: Session, vehicle: str) -> tuple[Campaign, ...]:
+    rows = session.scalars(
+        select(CampaignRow)
+        .join(CampaignVehicle, CampaignVehicle.name == CampaignRow.name)
+        .where(CampaignVehicle.vehicle == vehicle)
+        .order_by(CampaignRow.pushed, CampaignRow.name)
+    )
+    return tuple(msgspec.convert(row.body, Campaign) for row in rows)
