@@ -40,7 +40,7 @@ class FastestDet:
     """
 
     def __init__(self, height: int, width: int, *, min_score: float) -> None:
-        self._height, self._width = height, width
+        self._height, self._width, self._min_score = height, width, min_score
         self._min_objectness = np.float32(min_score ** (1 / 0.6))
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
@@ -58,17 +58,21 @@ class FastestDet:
         classes = picked[5:].argmax(axis=0).tolist()
         across, down = self._width / columns, self._height / rows
         quarter_width, quarter_height = self._width / 4, self._height / 4
-        boxes, scores = [], []
-        places = zip(chosen.tolist(), *picked[:5].tolist(), strict=True)
-        for number, (cell, objectness, x, y, w, h) in enumerate(places):
+        boxes, scores, kinds = [], [], []
+        places = zip(chosen.tolist(), classes, *picked[:5].tolist(), strict=True)
+        for number, (cell, kind, objectness, x, y, w, h) in enumerate(places):
+            best = picked.item(5 + kind, number)
+            # objectness^0.6 * class^0.4 with one power; below zero there is none, and suppression refuses NaN
+            score = (objectness * objectness * objectness * best * best) ** 0.2 if best >= 0 else nan
+            if score < self._min_score:
+                continue
             middle_x, middle_y = (cell % columns + tanh(x)) * across, (cell // columns + tanh(y)) * down
             # sigmoid(x) = (1 + tanh(x / 2)) / 2: unlike exp it does not overflow
             half_width, half_height = (1 + tanh(w / 2)) * quarter_width, (1 + tanh(h / 2)) * quarter_height
             boxes.append((middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height))
-            best = picked.item(5 + classes[number], number)
-            # objectness^0.6 * class^0.4 with one power; below zero there is none, and suppression refuses NaN
-            scores.append((objectness * objectness * objectness * best * best) ** 0.2 if best >= 0 else nan)
-        return Detections(boxes, scores, classes)
+            scores.append(score)
+            kinds.append(kind)
+        return Detections(boxes, scores, kinds)
 
 
 class Yolox:
