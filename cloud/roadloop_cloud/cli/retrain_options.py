@@ -33,7 +33,7 @@ _OPTIONS = (
         help="Which training rows of --base.",
     ),
     click.option(
-        "--margin", type=click.FloatRange(0), default=0.0, show_default=True, help="By how much it must be better."
+        "--margin", type=click.FloatRange(0), help="By how much it must be better; else as roadloop.toml has it."
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
