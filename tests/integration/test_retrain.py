@@ -20,6 +20,7 @@ from roadloop_cloud.retrain.pipeline import KIND, Retraining, RetrainSpec, Rollo
 from roadloop_cloud.rollout.service import Rollouts
 from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.run import OnProgress
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle, Lineage, Variant, write_bundle
@@ -143,6 +144,20 @@ def test_a_better_candidate_is_registered(lab: Lab) -> None:
     assert lab.registry.models.get(TASK, "v2").state == "evaluated"
     assert set(result["seconds"]) >= {"snapshot", "train", "evaluate incumbent", "evaluate candidate", "gate"}
     assert not (lab.root / "work" / f"retrain-{lab.job}").exists()
+
+
+def test_a_smaller_candidate_is_asked_of_training_as_it_was_asked_for(lab: Lab) -> None:
+    asked: list[TrainingSpec] = []
+
+    def train(spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
+        asked.append(spec)
+        return lab.train(spec, work_dir, on_progress)
+
+    object.__setattr__(lab.retraining, "train", train)
+    smaller = Compression(method="prune", share=0.5)
+    assert lab.run(version="v2", compress=smaller, qat_above=0.001)["accepted"]
+    assert (asked[0].compress, asked[0].qat_above) == (smaller, 0.001)
+    assert str(asked[0].command).endswith("--compress prune --share 0.5 --qat-above 0.001")
 
 
 def test_a_worse_candidate_is_refused_and_leaves_nothing(lab: Lab) -> None:

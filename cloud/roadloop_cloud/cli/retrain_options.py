@@ -38,6 +38,23 @@ _OPTIONS = (
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
     click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True),
+    click.option(
+        "--compress",
+        type=click.Choice(["distil", "prune"]),
+        help="Make the candidate a smaller network, with the incumbent as its teacher.",
+    ),
+    click.option(
+        "--share",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.5,
+        show_default=True,
+        help="With --compress: of the incumbent's parameters, to keep at most.",
+    ),
+    click.option(
+        "--qat-above",
+        type=click.FloatRange(0),
+        help="Train on quantization-aware where int8 loses more than this on validation rows (signs: 0.001).",
+    ),
     click.option("--publish", is_flag=True, help="Sign an accepted candidate as the next release."),
     click.option("--rollout", "waves", help="And take it to all vehicles in these waves, for example 1,50%,100%."),
 )
@@ -51,16 +68,27 @@ def retrain_options(function: FunctionT) -> FunctionT:
 
 
 def retrain_spec(
-    *, data: Path, labels: Path | None, base: Path | None, base_part: Any, waves: str | None, publish: bool, **rest: Any
+    *,
+    data: Path,
+    labels: Path | None,
+    base: Path | None,
+    base_part: Any,
+    compress: Any,
+    share: float,
+    waves: str | None,
+    publish: bool,
+    **rest: Any,
 ) -> "RetrainSpec":
     """What was asked for; `rest` are fields of RetrainSpec by their names."""
     from roadloop_cloud.retrain.pipeline import RetrainSpec, RolloutRequest
+    from roadloop_cloud.training.compress.settings import Compression
     from roadloop_cloud.training.spec import DataSource
 
     return RetrainSpec(
         data=str(data.resolve()),
         labels=None if labels is None else str(labels.resolve()),
         base=None if base is None else DataSource(str(base.resolve()), base_part),
+        compress=None if compress is None else Compression(method=compress, share=share),
         publish=publish or waves is not None,
         rollout=None if waves is None else RolloutRequest(waves=tuple(waves.split(","))),
         **rest,

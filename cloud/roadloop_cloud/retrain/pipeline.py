@@ -23,6 +23,7 @@ from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
 from roadloop_cloud.retrain.steps import DELIVERY, PUBLISH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
+from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
 from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
@@ -62,6 +63,10 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    compress: Compression | None = None
+    """Make the candidate a smaller network, with the incumbent as its teacher."""
+    qat_above: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Train on quantization-aware where int8 loses more than this on validation rows, in that score's own unit."""
     publish: bool = False
     rollout: RolloutRequest | None = None
     learned: tuple[str, ...] = ()
@@ -181,10 +186,13 @@ class Retraining:
                 base=spec.base,
                 seed=spec.seed,
                 epochs=spec.epochs,
-                command=f"roadloop retrain --task {spec.task} --snapshot {snapshot[:12]} --seed {spec.seed}",
+                command=f"roadloop retrain --task {spec.task} --snapshot {snapshot[:12]} --seed {spec.seed}"
+                + _smaller(spec),
                 data_name="fleet",
                 snapshot_sha256=snapshot,
                 threads=spec.threads,
+                compress=spec.compress,
+                qat_above=spec.qat_above,
             ),
             folder,
             show,

@@ -76,7 +76,7 @@ are where most errors are.""",
         self._all = _join([rows, *base])
         self.rows = len(self._all)
         self.split_note = (
-            f"{len(rows)} images of {len(np.unique(rows.tracks))} tracks; held out for validation: "
+            f"{len(rows)} images of {len(np.unique(rows.tracks))} tracks; for validation, where a run has it: "
             f"{len(self._held_out)} images of {len(np.unique(self._held_out.tracks))} whole tracks, about the same "
             f"share of each class" + (f"; {len(base[0])} earlier images beside them" if base else "")
         )
