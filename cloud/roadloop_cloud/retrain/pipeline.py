@@ -280,3 +280,9 @@ def _result(
         "rows": decided.get("rows"),
         "evaluated_sha256": decided.get("file_sha256"),
     }
+
+
+def _smaller(spec: RetrainSpec) -> str:
+    """The options that make a candidate smaller."""
+    asked = "" if spec.compress is None else f" --compress {spec.compress.method} --share {spec.compress.share:g}"
+    return asked + ("" if spec.qat_above is None else f" --qat-above {spec.qat_above:g}")
