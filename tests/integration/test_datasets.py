@@ -14,16 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadloop_cloud.datasets import speeds
-from roadloop_cloud.datasets.service import Selection
+from roadloop_cloud.datasets.service import Datasets, Selection
 from roadloop_cloud.datasets.snapshot import Content, Gap, Snapshots
 from roadloop_cloud.datasets.splits import Shares
+from roadloop_cloud.labels.service import Labels
+from roadloop_cloud.labels.words import ClassValue, Word
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
 from roadloop_models.bundle import Bundle, Preprocess
 from roadloop_models.contract.streams import SPEEDS_PER_SAMPLE
 from roadloop_models.errors import BadInputError, ConfigError, DataError, NotFoundError
-from roadloop_models.tasks.sign_data import SignRows, load_training_signs, write_signs
-from roadloop_models.tasks.speed_data import SpeedRows, load_speeds, write_speeds
+from roadloop_models.tasks.flow_data import load_test_flow, load_training_flow
+from roadloop_models.tasks.localization_data import load_odometer
+from roadloop_models.tasks.sign_data import SignRows, load_test_signs, load_training_signs, write_signs
+from roadloop_models.tasks.speed_data import (
+    SpeedRows,
+    load_speeds,
+    load_test_speeds,
+    load_training_speeds,
+    write_speeds,
+)
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.cloud import fresh_database
 from tests.fakes.datasets import make_datasets
@@ -98,30 +108,7 @@ def test_without_a_complete_step_there_is_no_snapshot(rows: list[Sample]) -> Non
 
 
 def test_speeds_are_built_from_the_stream_by_the_incumbents_sensors(tmp_path: Path) -> None:
-    incumbent = tiny_bundle(tmp_path / "tiny")
-    preprocess = Preprocess("speed-scale", {"sensors": SENSORS})
-    manifest = msgspec.structs.replace(incumbent.manifest, preprocess=preprocess)
-    rows = [sample for step in range(5) for sample in samples("a", step)]
-    columns = {f"speed_{i}_mph": [row[3][i] for row in rows] for i in range(SPEEDS_PER_SAMPLE)}
-    times_ms = [1_700_000_000_000 + row[1] * 1000 for row in rows]
-    table = pa.table(
-        {
-            "vehicle": [row[0] for row in rows],
-            "boot": pa.array([1] * len(rows), pa.int64()),
-            "seq": pa.array(range(1, len(rows) + 1), pa.int64()),
-            "t_ms": pa.array(times_ms, pa.int64()),
-            "step": [float(row[1]) for row in rows],
-            "first_sensor": [float(row[2]) for row in rows],
-            **columns,
-        }
-    )
-    datasets = make_datasets(
-        fresh_database(tmp_path),
-        Snapshots(tmp_path / "snapshots"),
-        lambda _: table,
-        Path,
-        lambda _: Bundle(incumbent.directory, manifest, incumbent.manifest_sha256),
-    )
+    datasets = speed_datasets(tmp_path, speed_table([sample for step in range(5) for sample in samples("a", step)]))
     snapshot = datasets.build(Selection("traffic-speed"))
     assert load_speeds(snapshot.directory).steps.tolist() == [0, 1, 2, 3, 4]
     since = datetime.fromtimestamp(1_700_000_002, UTC)
@@ -133,24 +120,44 @@ def test_speeds_are_built_from_the_stream_by_the_incumbents_sensors(tmp_path: Pa
 class Garage:
     """Captured images on disk and in the table, of two vehicles."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quarantined: tuple[str, ...] = ()) -> None:
         self.root = root
+        self.decided: dict[int, tuple[int, float]] = {}
         self.database = fresh_database(root, "a", "b")
         self.images: dict[str, npt.NDArray[np.uint8]] = {}
         self.datasets = make_datasets(
             self.database,
             Snapshots(root / "snapshots"),
-            lambda _: pa.table({}),
+            lambda _: self.decisions(),
             self.blob,
             lambda _: tiny_bundle(root / "tiny"),
+            quarantined=quarantined,
         )
+        self.said = Labels(self.database)
 
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256
 
-    def capture(self, vehicle: str, seed: int, media_type: str = "image/png") -> str:
-        image = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        content = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+    def decisions(self) -> pa.Table:
+        """What vehicle a decided: sequence number -> class and confidence."""
+        rows = [("a", 1, seq, class_id, confidence) for seq, (class_id, confidence) in self.decided.items()]
+        names = ("vehicle", "boot", "seq", "class_id", "confidence")
+        return pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+
+    def capture(
+        self, vehicle: str, seed: int, media_type: str = "image/png", image: npt.NDArray[np.uint8] | None = None
+    ) -> str:
+        if image is None:
+            image = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        return self._keep(vehicle, image, seed, cv2.imencode(".png", image[:, :, ::-1])[1].tobytes(), media_type)
+
+    def capture_again(self, vehicle: str, sha256: str) -> str:
+        """The same picture in a file of other bytes."""
+        image = self.images[sha256]
+        content = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+        return self._keep(vehicle, image, len(self.images) + 100, content, "image/png")
+
+    def _keep(self, vehicle: str, image: npt.NDArray[np.uint8], number: int, content: bytes, media_type: str) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
         self.blob(sha256).parent.mkdir(exist_ok=True)
         self.blob(sha256).write_bytes(content)
@@ -161,16 +168,19 @@ class Garage:
                     vehicle=vehicle,
                     boot=1,
                     about_stream="sign-decision",
-                    about_seq=seed + 1,
+                    about_seq=number + 1,
                     sha256=sha256,
                     size_bytes=len(content),
                     media_type=media_type,
                     task="traffic-sign",
-                    t_ms=1_700_000_000_000 + seed,
+                    t_ms=1_700_000_000_000 + number,
                     received=now_utc(),
                 )
             )
         return sha256
+
+    def say(self, item: str, name: str, by: str = "anna", track: str | None = None) -> None:
+        self.said.say([Word("traffic-sign", item, ClassValue(name, track), "person", by)])
 
     def labels(self, *lines: str, header: str = "sha256,label") -> Path:
         path = self.root / "labels.csv"
@@ -250,3 +260,199 @@ def test_a_changed_snapshot_is_refused(tmp_path: Path) -> None:
     (snapshot.directory / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"manifest\.json"):
         snapshots.open(snapshot.sha256)
+
+
+def speed_table(rows: list[Sample], boot: int = 1) -> pa.Table:
+    """Samples as they are stored."""
+    return pa.table(
+        {
+            "vehicle": [row[0] for row in rows],
+            "boot": pa.array([boot] * len(rows), pa.int64()),
+            "seq": pa.array(range(1, len(rows) + 1), pa.int64()),
+            "t_ms": pa.array([1_700_000_000_000 + row[1] * 1000 for row in rows], pa.int64()),
+            "step": [float(row[1]) for row in rows],
+            "first_sensor": [float(row[2]) for row in rows],
+            **{f"speed_{i}_mph": [row[3][i] for row in rows] for i in range(SPEEDS_PER_SAMPLE)},
+        }
+    )
+
+
+def speed_datasets(root: Path, table: pa.Table, quarantined: tuple[str, ...] = ()) -> Datasets:
+    incumbent = tiny_bundle(root / "tiny")
+    manifest = msgspec.structs.replace(incumbent.manifest, preprocess=Preprocess("speed-scale", {"sensors": SENSORS}))
+    bundle = Bundle(incumbent.directory, manifest, incumbent.manifest_sha256)
+    snapshots = Snapshots(root / "snapshots")
+    database = fresh_database(root)
+    return make_datasets(database, snapshots, lambda _: table, Path, lambda _: bundle, quarantined=quarantined)
+
+
+def test_a_quarantined_vehicle_and_samples_that_came_twice_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [sample for step in range(10) for name in "ab" for sample in samples(name, step)]
+    liar = [sample for step in range(10) for sample in samples("liar", step, offset=50.0)]
+    table = pa.concat_tables([speed_table(rows + liar), speed_table(rows)])
+    snapshot = speed_datasets(tmp_path, table, ("liar",)).build(Selection("traffic-speed"))
+    assert snapshot.manifest.excluded == {"duplicate": len(rows), "quarantined": len(liar)}
+    assert snapshot.manifest.sources == {"a": 10, "b": 10}
+    assert float(load_speeds(snapshot.directory).speeds_mph.max()) < 30
+
+
+def test_who_says_a_thing_again_and_again_does_not_outvote_others() -> None:
+    rows = samples("a", 7) + samples("b", 7) + samples("loud", 7, 30.0) * 5
+    record, content = speeds.assemble(observed(rows), SENSORS, (), NO_SHARES)
+    assert record.speeds_mph[0, 0] == pytest.approx(17)
+    assert content.excluded["said-twice"] == 4 * sum(np.isfinite(row[3]).sum() for row in samples("loud", 7))
+
+
+def test_a_vehicle_that_lies_is_named() -> None:
+    rows = [s for step in range(20) for name in "abc" for s in samples(name, step, 40.0 * (name == "c"))]
+    _, content = speeds.assemble(observed(rows), SENSORS, (), NO_SHARES)
+    (finding,) = content.findings
+    assert finding.check == "vehicle-far-from-others"
+    assert [row.split(",")[0] for row in finding.rows] == ["c"]
+
+
+@pytest.mark.parametrize("count", [100, 101, 102, 103, 104])
+def test_the_last_steps_are_set_aside_for_testing_as_the_protocol_cuts_them(tmp_path: Path, count: int) -> None:
+    table = speed_table([sample for step in range(count) for sample in samples("a", step)])
+    snapshot = speed_datasets(tmp_path, table).build(Selection("traffic-speed", with_test=True))
+    cut = int(0.8 * count)
+    assert snapshot.manifest.rows == cut
+    assert load_training_speeds(snapshot.directory, "snapshot").steps.tolist() == list(range(cut))
+    assert snapshot.test_directory is not None
+    assert load_test_speeds(snapshot.test_directory).steps.tolist() == list(range(cut, count))
+    of = {
+        split: [row.key for row in snapshot.origins() if row.split == split]
+        for split in ("train", "validation", "test")
+    }
+    assert of["test"] == [f"step {step}" for step in range(cut, count)]
+    assert of["validation"] == [f"step {step}" for step in range(int(0.7 * count), cut)]
+    assert {name: split.rows for name, split in snapshot.manifest.splits.items()} == {n: len(k) for n, k in of.items()}
+
+
+def test_a_split_that_rows_do_not_know_is_refused(tmp_path: Path) -> None:
+    datasets = speed_datasets(tmp_path, speed_table(samples("a", 1)))
+    with pytest.raises(ConfigError, match="--split-by vehicle: rows of traffic-speed know time"):
+        datasets.build(Selection("traffic-speed", split_by="vehicle"))
+
+
+def test_the_same_picture_in_two_files_never_lies_on_both_sides(garage: Garage) -> None:
+    ids = [garage.capture("a", seed) for seed in range(40)]
+    for seed in range(0, 40, 2):
+        garage.capture_again("b", ids[seed])
+    for item in garage.images:
+        garage.say(item, "stop", track=f"track {item[:8]}")
+    snapshot = garage.datasets.build(Selection("traffic-sign", with_test=True))
+    assert snapshot.manifest.excluded == {"same-picture": 20}
+    by_split = {
+        split: {row.key for row in snapshot.origins() if row.split == split}
+        for split in ("train", "validation", "test")
+    }
+    assert all(by_split.values())
+    assert snapshot.test_directory is not None
+    tested = load_test_signs(snapshot.test_directory)
+    trained = load_training_signs(snapshot.directory, "snapshot")
+    assert len(tested) == len(by_split["test"]) and len(trained) == 40 - len(tested)
+    pictures = {image.tobytes() for image in trained.images}
+    assert not any(image.tobytes() in pictures for image in tested.images)
+
+
+def test_bad_rows_are_named(garage: Garage) -> None:
+    ids = [garage.capture("a", seed) for seed in range(6)]
+    blank = garage.capture("a", 6, image=np.full((32, 32, 3), 90, dtype=np.uint8))
+    again = garage.capture_again("b", ids[0])
+    for item in (*ids, blank):
+        garage.say(item, "stop", track="one" if item in ids[:2] else item[:8])
+    garage.say(again, "no entry")
+    garage.say(ids[1], "no entry", by="ben", track="one")
+    garage.say(ids[2], "give way", by="ben")
+    snapshot = garage.datasets.build(Selection("traffic-sign"))
+    found = {finding.check: finding for finding in snapshot.manifest.findings}
+    assert found["blank-picture"].rows == (blank,) and found["blank-picture"].left_out
+    assert set(found["same-picture-other-label"].rows) == {ids[0], again}
+    assert set(found["people-disagree"].rows) == {ids[1], ids[2]}
+    assert found["class-of-one-track"].rows == ("give way", "no entry")
+    assert snapshot.manifest.excluded == {"blank-picture": 1, "same-picture-other-label": 2}
+    assert snapshot.manifest.labels == {"person": 5}
+
+
+def test_a_label_that_a_sure_vehicle_denies_is_named(garage: Garage) -> None:
+    item, other = garage.capture("a", 0), garage.capture("a", 1)
+    garage.decided = {1: (14, 0.999), 2: (14, 0.5)}
+    garage.say(item, "no entry")
+    garage.say(other, "no entry")
+    findings = garage.datasets.build(Selection("traffic-sign")).manifest.findings
+    assert next(one for one in findings if one.check == "vehicle-was-sure-otherwise").rows == (item,)
+
+
+def test_captures_of_a_quarantined_vehicle_are_left_out(tmp_path: Path) -> None:
+    garage = Garage(tmp_path, ("b",))
+    ids = [garage.capture("a", 0), garage.capture("b", 1)]
+    for item in ids:
+        garage.say(item, "stop")
+    manifest = garage.datasets.build(Selection("traffic-sign")).manifest
+    assert (manifest.sources, manifest.excluded) == ({"a": 1}, {"quarantined": 1})
+
+
+def test_a_snapshot_says_what_changed_since_the_last(garage: Garage) -> None:
+    ids = [garage.capture("a", seed) for seed in range(3)]
+    for item in ids[:2]:
+        garage.say(item, "stop", track=item)
+    before = garage.datasets.build(Selection("traffic-sign"))
+    garage.say(ids[1], "no entry", track=ids[1])
+    garage.say(ids[2], "stop", track=ids[2])
+    after = garage.datasets.build(Selection("traffic-sign"))
+    found = garage.datasets.diff(before.sha256, after.sha256)
+    assert (found.added, found.removed, found.by_vehicle) == (1, 0, {"a": 1})
+    assert [row.split(":")[0] for row in found.relabelled] == [ids[1]]
+
+
+def stored_positions(seconds: float, scale: float, vehicle: str = "a", boot: int = 1) -> pa.Table:
+    """An odometer at 10 m/s whose reference says `scale` times that, every 0.2 s, with an outage in the middle."""
+    count = int(seconds / 0.2)
+    t_s = np.arange(count) * 0.2
+    reference = np.where(np.abs(t_s - seconds / 2) < 5, np.nan, 10.0 * scale)
+    return pa.table(
+        {
+            "vehicle": [vehicle] * count,
+            "boot": pa.array([boot] * count, pa.int64()),
+            "seq": pa.array(range(1, count + 1), pa.int64()),
+            "t_ms": pa.array((1_700_000_000_000 + t_s * 1000).astype(np.int64)),
+            "t_s": t_s,
+            "odometer_mps": np.full(count, 10.0),
+            "reference_mps": reference,
+        }
+    )
+
+
+def test_gnss_teaches_where_it_was_good(tmp_path: Path) -> None:
+    table = pa.concat_tables([stored_positions(200, 1.02), stored_positions(200, 1.3, "b")])
+    snapshot = speed_datasets(tmp_path, table).build(Selection("localization"))
+    assert {row.drive for row in snapshot.origins()} == {"a/1", "b/1"}
+    assert snapshot.manifest.labels == {"gnss": 4}
+    assert snapshot.manifest.excluded == {"no-good-gnss": 98}
+    (odd,) = snapshot.manifest.findings
+    assert [row.split(",")[0] for row in odd.rows] == ["position/b/1/1", "position/b/1/526"]
+    stretches = [len(stretch) for stretch in load_odometer(snapshot.directory).stretches()]
+    assert len(stretches) == 4, "no stretch runs on into the next"
+
+
+def test_counts_of_one_detector_become_rows(tmp_path: Path) -> None:
+    def counts(vehicle: str, steps: list[int], values: list[float]) -> pa.Table:
+        keys = {
+            "vehicle": [vehicle] * len(steps),
+            "boot": pa.array([1] * len(steps), pa.int64()),
+            "seq": pa.array(range(1, len(steps) + 1), pa.int64()),
+            "t_ms": pa.array([1_700_000_000_000] * len(steps), pa.int64()),
+        }
+        return pa.table(keys | {"step": [float(step) for step in steps], "flow_veh": values})
+
+    start = 4_700_000
+    steps = [start + number for number in range(50)]
+    good = counts("a", [*steps, start + 3, start + 60], [float(number) for number in range(50)] + [99.0, np.nan])
+    datasets = speed_datasets(tmp_path, pa.concat_tables([good, counts("b", steps[:5], [1.0] * 5)]))
+    snapshot = datasets.build(Selection("traffic-flow", with_test=True))
+    assert load_training_flow(snapshot.directory, "snapshot").steps.tolist() == steps[:40]
+    assert snapshot.test_directory is not None
+    assert load_test_flow(snapshot.test_directory).flow_veh.tolist() == list(range(40, 50))
+    assert snapshot.manifest.excluded == {"malformed": 1, "other-detector": 5, "said-twice": 1}
+    assert datasets.build(Selection("traffic-flow", vehicle="b")).manifest.sources == {"b": 5}
