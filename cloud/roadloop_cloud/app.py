@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # imported where they are built: a command pays only for what
     from roadloop_cloud.rollout.shadow_runs import ShadowRuns
     from roadloop_cloud.rollout.statements import Operators
     from roadloop_cloud.telemetry.service import Telemetry
+    from roadloop_cloud.training.search import Searches
     from roadloop_cloud.vehicles import Vehicles
 
 _log = logging.getLogger(__name__)
@@ -403,6 +404,14 @@ class Application:
         """A job: begin the generations that are due."""
         return {task: decision.why for task, decision in self.loops.tick().items()}
 
+    @cached_property
+    def searches(self) -> "Searches":
+        """The job that tries other recipes."""
+        from roadloop_cloud.training.run import run_training
+        from roadloop_cloud.training.search import Searches
+
+        return Searches(self.workspace.work, run_training)
+
     def move_telemetry(self, _work: "Work") -> dict[str, Any]:
         """A job: committed batches to the Delta tables."""
         moved = self.telemetry.move()
@@ -518,9 +527,11 @@ def run_jobs(app: Application, _number: int, stop: Event) -> None:
     from roadloop_cloud.jobs import work
     from roadloop_cloud.labels import measuring, teacher
     from roadloop_cloud.retrain import pipeline
+    from roadloop_cloud.training import search
 
     long: dict[str, Handler] = {
         pipeline.KIND: app.retraining.run,
+        search.KIND: app.searches.run,
         teacher.KIND: app.teaching.run,
         measuring.KIND: app.measuring.run,
     }

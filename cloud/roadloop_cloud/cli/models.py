@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli import compress, model_import
+from roadloop_cloud.cli import compress, model_import, train
 from roadloop_cloud.cli.options import with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -35,6 +35,8 @@ def command() -> None:
 
 
 command.add_command(model_import.command)
+command.add_command(train.train)
+command.add_command(train.search)
 command.add_command(compress.compress)
 command.add_command(compress.compare)
 
@@ -74,7 +76,7 @@ def show(app: Application, output: Output, task: str, version: str) -> None:
         "releases": _numbers(row),
         "manifest": row["manifest_sha256"],
         "evaluation": _figures(row),
-        **{f"lineage {key}": value for key, value in row["lineage"].items() if value is not None},
+        **{f"lineage {key}": value for key, value in _flat(row["lineage"]).items() if value is not None},
         "variants": ", ".join(f"{key} {size:,} B" for key, size in row["variants"].items()),
         "directory": row["directory"],
     }
@@ -186,59 +188,6 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
     )
 
 
-@command.command()
-@click.option("--task", required=True, help="What the model is for.")
-@DATA_OPTION
-@click.option("--version", required=True, help="Name of the new version.")
-@click.option("--output", "directory", required=True, type=click.Path(path_type=Path), help="Bundle to write.")
-@click.option(
-    "--part",
-    type=click.Choice(["all", "starter", "rest"]),
-    default="all",
-    show_default=True,
-    help="Which training rows of the data folder.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says.")
-@click.option("--form", help="Another form of the task's model; traffic-speed: speeds-alone, without the time of day.")
-@click.option("--with-fp32", is_flag=True, help="Write an fp32 variant too.")
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
-@with_output
-def train(*, output: Output, task: str, data: Path, version: str, directory: Path, **options: Any) -> None:
-    """Train a model from nothing, quantize it for both runtimes, and write its bundle.
-
-    \b
-    Example:
-      roadloop models train --task traffic-speed --data ./data --version mine-1 --output ./mine-1
-    """
-    from roadloop_cloud.training.make import train_bundle
-    from roadloop_cloud.training.spec import TrainingProgress
-
-    with output.steps(f"Training {task}") as step:
-
-        def show_progress(now: TrainingProgress) -> None:
-            step(f"{now.stage} {now.message}".strip(), now.done / now.total if now.total else None)
-
-        result = train_bundle(
-            task,
-            data,
-            version,
-            directory,
-            part=options["part"],
-            seed=options["seed"],
-            epochs=options["epochs"],
-            form=options["form"],
-            with_fp32=options["with_fp32"],
-            threads=options["threads"],
-            on_progress=show_progress,
-        )
-    output.result(
-        {"bundle": result.bundle, "rows": result.rows, "metrics": result.metrics, "seconds": result.seconds},
-        details({name: f"{value:.5g}" for name, value in result.metrics.items()}, title=f"{task} {version}"),
-        f"written to {result.bundle}",
-    )
-
-
 def as_json(model: "Model", releases: "list[Release] | Any") -> dict[str, Any]:
     """A registered model for machines."""
     return {
@@ -267,6 +216,16 @@ def _contents(bundle: "Bundle") -> dict[str, Any]:
         "variants": {variant.key: manifest.file_entry(variant.file).size_bytes for variant in manifest.variants},
         "metrics": manifest.metrics,
     }
+
+
+def _flat(lineage: dict[str, Any]) -> dict[str, Any]:
+    """Training's record among the rest, without what only machines compare."""
+    record = lineage.get("training") or {}
+    shown = {name: value for name, value in record.items() if name not in ("packages", "code_sha256")}
+    if record:
+        shown["code"] = f"{shown.pop('code_version')} ({record['code_sha256'][:12]})"
+        shown["recipe"] = ", ".join(f"{name} {value}" for name, value in shown["recipe"].items() if value is not None)
+    return {name: value for name, value in lineage.items() if name != "training"} | shown
 
 
 def _numbers(row: dict[str, Any]) -> str | None:

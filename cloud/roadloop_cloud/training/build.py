@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ import msgspec
 import torch
 
 from roadloop_cloud.files import move_tree_durably
-from roadloop_cloud.training.card import CardFigures, model_card
+from roadloop_cloud.training.card import CURVES_FILE, CardFigures, model_card
 from roadloop_cloud.training.checkpoint import Checkpoints
 from roadloop_cloud.training.compress.rounding import int8_loss
 from roadloop_cloud.training.compress.subject import compressed, roundable, rounded_training
+from roadloop_cloud.training.curves import draw_curves
 from roadloop_cloud.training.drive_state import DriveStateSubject
 from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
@@ -70,6 +72,11 @@ class _Trained:
     @property
     def refitted(self) -> bool:
         return self.final is not self.chosen
+
+    def curves(self, score_name: str) -> bytes:
+        """A picture of both runs."""
+        again = self.final.history if self.refitted else ()
+        return draw_curves(self.chosen.history, again, score_name, self.chosen.epoch)
 
 
 class Trainer:
@@ -219,9 +226,13 @@ class Trainer:
             if spec.test_data is not None:
                 draft = write_bundle(scratch / "draft", manifest, files | {CARD_FILE: b"draft\n"})
                 tested = evaluate_bundle(draft, Path(spec.test_data), self._steps("check"))
+            if trained.chosen.history:
+                files[CURVES_FILE] = trained.curves(subject.score_name)
             figures = self._figures(subject, model, trained, files, tested)
             files[CARD_FILE] = model_card(spec, variants, figures).encode()
-            return write_bundle(scratch / "bundle", msgspec.structs.replace(manifest, metrics=_metrics(figures)), files)
+            return write_bundle(
+                scratch / "bundle", msgspec.structs.replace(manifest, metrics=_metrics(spec, figures)), files
+            )
 
     def _manifest(
         self,
@@ -347,7 +358,12 @@ def _measured(variants: tuple[Variant, ...], golden: GoldenSpec, scratch: Path) 
     return tuple(measured), encode_golden(outputs)
 
 
-def _metrics(figures: CardFigures) -> dict[str, float]:
-    """What the manifest carries: the validation score, where there is one; test figures, `{variant key}/{figure}`."""
+def _metrics(spec: TrainingSpec, figures: CardFigures) -> dict[str, float]:
+    """What the manifest carries: the validation score, where there is one, and that of folds; test figures, as
+    `{variant key}/{figure}`."""
+    found = {} if figures.score is None else {figures.score_name: figures.score}
+    if spec.fold_scores:
+        found[f"{figures.score_name}_folds_mean"] = statistics.fmean(spec.fold_scores)
+        found[f"{figures.score_name}_folds_deviation"] = statistics.stdev(spec.fold_scores)
     tested = {f"{key}/{name}": value for key, values in figures.test.items() for name, value in values.items()}
-    return ({} if figures.score is None else {figures.score_name: figures.score}) | tested
+    return found | tested

@@ -1,9 +1,12 @@
 """The model card of a bundle: what it is, what it learned from, what it achieves, where it must not be trusted."""
 
+import statistics
 from dataclasses import dataclass
 
 from roadloop_cloud.training.spec import TrainingSpec
 from roadloop_models.bundle import Variant
+
+CURVES_FILE = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardF
         _training_note(spec, figures),
         "",
     ]
+    if CURVES_FILE in figures.sizes_bytes:
+        lines += [f"![Loss and validation score by epoch]({CURVES_FILE})", ""]
     if spec.command is not None:
         lines += ["```", spec.command, "```", ""]
     lines += ["## Files", "", "| variant | bytes | quantizer | golden tolerance |", "|---|---|---|---|"]
@@ -70,15 +75,27 @@ def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardF
 
 
 def _training_note(spec: TrainingSpec, figures: CardFigures) -> str:
+    return f"{_course(spec, figures)}{_fold_note(spec, figures.score_name)} {figures.texts.seen}"
+
+
+def _fold_note(spec: TrainingSpec, score_name: str) -> str:
+    scores = spec.fold_scores
+    if not scores:
+        return ""
+    return (
+        f" Cross-validated in {len(scores)} folds: {score_name} {statistics.fmean(scores):.4g}, standard deviation "
+        f"{statistics.stdev(scores):.2g}."
+    )
+
+
+def _course(spec: TrainingSpec, figures: CardFigures) -> str:
     start = "from nothing" if spec.parent is None else "from the parent version's weights"
     if figures.score is None:
-        return (
-            f"Seed {spec.seed}, {start}, on all rows of the part, for {figures.best_epoch} epochs. {figures.texts.seen}"
-        )
+        return f"Seed {spec.seed}, {start}, on all rows of the part, for {figures.best_epoch} epochs."
     chosen = f"Validation chose epoch {figures.best_epoch} ({figures.score_name} {figures.score:.4g})"
     if figures.refitted:
         chosen += "; the weights are of a second run of that many epochs on all rows of the part"
-    return f"Seed {spec.seed}, {start}. {chosen}. {figures.texts.seen}"
+    return f"Seed {spec.seed}, {start}. {chosen}."
 
 
 def _figure_table(figures: CardFigures) -> list[str]:

@@ -71,6 +71,8 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     goes on quantization-aware. None: it does not."""
     form: str | None = None
     """Another form of the task's model than its usual one, of those in FORMS."""
+    fold_scores: tuple[float, ...] = ()
+    """What the same recipe reached fold by fold, for manifest and model card."""
     score_only: bool = False
     """End after validation: no refit, no files, no bundle."""
     refit: bool | None = None
