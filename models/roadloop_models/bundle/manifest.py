@@ -153,6 +153,8 @@ class Manifest(msgspec.Struct, frozen=True):
     model_card: str | None = None
     training_weights: str | None = None
     """Path of the float weights that retraining starts from; vehicles do not fetch it."""
+    reference: str | None = None
+    """Path of how its signals were distributed where it was made: what drift is seen against (sketches/)."""
     metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()
     sealed: Sealed | None = None
@@ -166,8 +168,8 @@ class Manifest(msgspec.Struct, frozen=True):
         raise BundleError(f"manifest of {self.task} {self.version}: '{path}' is used but not listed under files")
 
     def files_for(self, variant: Variant) -> tuple[FileEntry, ...]:
-        """What a vehicle needs on disk to run one variant: its weights, the golden outputs, labels and card."""
-        wanted = [variant.file, self.golden.file, self.labels, self.model_card]
+        """What a vehicle needs on disk to run one variant: its weights, golden outputs, labels, card and reference."""
+        wanted = [variant.file, self.golden.file, self.labels, self.model_card, self.reference]
         return tuple(self.file_entry(path) for path in wanted if path is not None)
 
 
