@@ -27,6 +27,7 @@ from roadloop_cloud.training.flow import FlowSubject
 from roadloop_cloud.training.localization import LocalizationSubject
 from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.record import code_sha256, packages, recipe_values, training_record
+from roadloop_cloud.training.reference import reference_of
 from roadloop_cloud.training.replay import ReplayedSubject
 from roadloop_cloud.training.sign import SignSubject
 from roadloop_cloud.training.spec import FORMS, TrainingProgress, TrainingResult, TrainingSpec
@@ -42,6 +43,7 @@ from roadloop_models.bundle.golden import encode_golden
 from roadloop_models.bundle.manifest import MANIFEST_FORMAT, TrainingRecord
 from roadloop_models.errors import BundleError, ConfigError, NotFoundError
 from roadloop_models.runners import FloatArray, open_file
+from roadloop_models.sketches.reference import REFERENCE_FILE
 from roadloop_models.tasks import Evaluation
 
 MIN_AGENT_VERSION = "0.1.0"
@@ -223,8 +225,12 @@ class Trainer:
             record = training_record(spec, trained.recipe, trained.chosen.epoch, trained.refitted)
             manifest = self._manifest(form, variants, golden, parent, record)
             tested: dict[str, Evaluation] = {}
+            draft = write_bundle(scratch / "draft", manifest, files | {CARD_FILE: b"draft\n"})
+            reference = reference_of(draft, spec.data, base=spec.base, seed=spec.seed)
+            if reference is not None:
+                files[REFERENCE_FILE] = reference
+                manifest = msgspec.structs.replace(manifest, reference=REFERENCE_FILE)
             if spec.test_data is not None:
-                draft = write_bundle(scratch / "draft", manifest, files | {CARD_FILE: b"draft\n"})
                 tested = evaluate_bundle(draft, Path(spec.test_data), self._steps("check"))
             if trained.chosen.history:
                 files[CURVES_FILE] = trained.curves(subject.score_name)
