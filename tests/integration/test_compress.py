@@ -204,6 +204,23 @@ def test_a_bundle_becomes_a_smaller_one_with_a_report(made: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_forecaster_teaches_a_smaller_one(made: Path, tmp_path: Path) -> None:
+    parent = packaged_bundles()["traffic-speed"]
+    command = ["models", "compress", str(parent), "--data", str(made), "--method", "distil", "--share", "0.5"]
+    command += ["--epochs", "1", "--version", "small-1", "--output", str(tmp_path / "small"), "--json"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    whole, less = learned_parameters(Bundle.open(parent)), learned_parameters(Bundle.open(tmp_path / "small"))
+    assert whole is not None and less is not None and 0.3 * whole < less <= 0.5 * whole
+    again = ["models", "compress", str(tmp_path / "small"), *command[3:-1]]
+    again[again.index("--output") + 1] = str(tmp_path / "smaller")
+    assert CliRunner().invoke(main, again).exit_code == 0  # a student can be a teacher
+    smaller = learned_parameters(Bundle.open(tmp_path / "smaller"))
+    assert smaller is not None and smaller <= 0.5 * less
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_training_goes_on_rounded_where_int8_loses_more_than_allowed(made: Path, tmp_path: Path) -> None:
     from roadloop_cloud.training.compress.settings import Compression
     from roadloop_cloud.training.run import run_training

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from roadloop_cloud.training.card import CardTexts
 from roadloop_cloud.training.folds import held_out_span, span_in_words
@@ -15,7 +16,7 @@ from roadloop_cloud.training.spec import TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
-from roadloop_models.errors import DataError
+from roadloop_models.errors import ConfigError, DataError
 from roadloop_models.preprocess import SpeedScale, SpeedWindow, time_of_day
 from roadloop_models.tasks.speed_data import (
     FOLDER,
@@ -26,7 +27,7 @@ from roadloop_models.tasks.speed_data import (
     load_adjacency,
     load_training_speeds,
 )
-from roadloop_models.zoo.speed_lstm import PLACE, SEEN_SPEEDS, SpeedLstm
+from roadloop_models.zoo.speed_lstm import HIDDEN, PLACE, SEEN_SPEEDS, SpeedLstm
 
 SCALE_MPH = 70.0
 SPEEDS_ALONE = "speeds-alone"
@@ -52,6 +53,7 @@ class SpeedSubject:
     """The rows of one run."""
 
     score_name = "validation_rmse_mph_60min"
+    hints = ()
     card = CardTexts(
         data="""Los-loop: one week (1 to 7 March 2012) of METR-LA loop detectors in Los Angeles County, 207
 sensors, five-minute steps, as published with T-GCN (Zhao et al., IEEE T-ITS 2019; code and data under MIT). The
@@ -73,7 +75,9 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         self._sensors = rows.speeds_mph.shape[1]
         self._adjacency = self._choose_adjacency(directory)
         self._clock = _has_clock(spec, parent)
-        self.form = _form(self._sensors, self._clock)
+        self._hidden = HIDDEN if parent is None or "head.weight" not in parent else parent["head.weight"].shape[1]
+        self._fine_tunes = parent is not None and spec.compress is None
+        self.form = _form(self._sensors, self._clock, self._hidden)
         first, end = held_out_span(len(rows), spec.fold, FIT_SHARE)
         path = directory / FOLDER / SPEED_FILE
         base = []
@@ -90,10 +94,29 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
     def model(self) -> SpeedLstm:
         """Seeded weights, or the parent's."""
         torch.manual_seed(self._seed)
-        model = SpeedLstm(self._adjacency, clock=self._clock)
+        model = SpeedLstm(self._adjacency, self._hidden, clock=self._clock)
         if self._parent is not None:
             load_state(model, self._parent | {"adjacency": self._adjacency}, "parent bundle")
         return model
+
+    def student(self, share: float) -> SpeedLstm:
+        """A seeded network of fewer units. Raises ConfigError where there is none so small."""
+        budget = share * _size(self.model())
+        for hidden in range(self._hidden, 0, -1):
+            torch.manual_seed(self._seed)
+            student = SpeedLstm(self._adjacency, hidden, clock=self._clock)
+            if _size(student) <= budget:
+                return student
+        raise ConfigError(f"share {share:g}: no network of this kind has {budget:,.0f} parameters or fewer")
+
+    def describe(self, model: torch.nn.Module) -> str:
+        """One sentence for the model card."""
+        assert isinstance(model, SpeedLstm)
+        return _form(self._sensors, self._clock, model.lstm.hidden_size).architecture
+
+    def student_recipe(self) -> Recipe:
+        """As its teacher's."""
+        return self.recipe(fine_tune=False)
 
     def recipe(self, fine_tune: bool) -> Recipe:
         """From nothing, or a few short epochs from a parent."""
@@ -107,7 +130,7 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
 
     def learner(self, everything: bool) -> "SpeedLearner":
         """Batches of the windows to fit, or of all."""
-        limit = FINE_TUNE_WINDOWS if self._parent is not None else None
+        limit = FINE_TUNE_WINDOWS if self._fine_tunes else None
         return SpeedLearner(self._all if everything else self._fit, limit)
 
     @property
@@ -171,9 +194,19 @@ class SpeedLearner:
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Mean squared error: the metric is its root."""
-        speeds, clock, truth, some = batch
-        loss: torch.Tensor = (model(speeds, clock, some) - truth).square().mean()
-        return loss
+        return self.loss_of(model(*self.inputs(batch)), batch)
+
+    def inputs(self, batch: Batch) -> Batch:
+        """What of a batch the model takes: all but the truth."""
+        return batch[0], batch[1], batch[3]
+
+    def loss_of(self, answer: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Of an answer that is there already."""
+        return F.mse_loss(answer, batch[2])
+
+
+def _size(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _has_clock(spec: TrainingSpec, parent: State | None) -> bool:
@@ -184,7 +217,7 @@ def _has_clock(spec: TrainingSpec, parent: State | None) -> bool:
     return width != SEEN_SPEEDS + PLACE
 
 
-def _form(sensors: int, clock: bool) -> ModelForm:
+def _form(sensors: int, clock: bool, hidden: int) -> ModelForm:
     seen = "the mean of its neighbours by the adjacency" + (", the time of day" if clock else "")
     return ModelForm(
         kind="recurrent",
@@ -194,8 +227,8 @@ def _form(sensors: int, clock: bool) -> ModelForm:
         golden_low=(0.1, -1.0) if clock else (0.1,),
         golden_high=(1.0, 1.0) if clock else (1.0,),
         labels=None,
-        architecture=f"LSTM of 40 units shared by all {sensors} sensors; it sees a sensor's speed, {seen} and four "
-        "learned numbers per sensor, and adds to the last speed",
+        architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, {seen} and "
+        "four learned numbers per sensor, and adds to the last speed",
     )
 
 

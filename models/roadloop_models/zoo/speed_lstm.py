@@ -7,6 +7,7 @@ from torch import nn
 SEEN_SPEEDS = 2
 CLOCK = 4
 PLACE = 4
+HIDDEN = 40
 _FIRST_GAIN = 4.0
 """Scaled speeds vary by about 0.2 only; larger first weights make the LSTM notice sooner."""
 
@@ -23,7 +24,7 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
     last-value forecast.
     """
 
-    def __init__(self, adjacency: torch.Tensor, hidden: int = 40, horizon: int = 12, clock: bool = True) -> None:
+    def __init__(self, adjacency: torch.Tensor, hidden: int = HIDDEN, horizon: int = 12, clock: bool = True) -> None:
         super().__init__()
         self.clock = CLOCK if clock else 0
         self.register_buffer("adjacency", adjacency)

@@ -149,7 +149,9 @@ class CompressedSubject:
         return self.task_subject.recipe(fine_tune)
 
     def refits(self, fine_tune: bool) -> bool:
-        """All rows are trained on where the recipe's length is settled."""
+        """A student like a network from nothing; what is trained on where the recipe's length is settled."""
+        if self._settings.method == "distil":
+            return self.task_subject.refits(fine_tune=False)
         return self.recipe(fine_tune).whole_length
 
     def learner(self, everything: bool) -> Learner:
