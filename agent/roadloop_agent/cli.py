@@ -14,6 +14,7 @@ from roadloop_agent.cli_common import CONFIG, JSON, Directory, one_line_errors, 
 from roadloop_agent.cli_consent import consent
 from roadloop_agent.cli_service import install, tail
 from roadloop_agent.cli_sim import sim
+from roadloop_agent.cli_trace import trace
 from roadloop_models import __version__
 from roadloop_models.errors import ConfigError
 
@@ -312,6 +313,7 @@ main.add_command(consent)
 main.add_command(install)
 main.add_command(sim)
 main.add_command(tail)
+main.add_command(trace)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def validate(config: Config, store: Store, logs: Sequence[LogChoice] = ()) -> li
 
     broker = config.broker
     tls_context(*(config.identity_path(name) for name in (broker.ca, broker.certificate, broker.key)))
-    versions = _versions(config, store)
+    versions = installed(config, store)
     if not store.is_provisioned():
         verify_provisioned(config.directory / "trust", [ref for ref, _ in versions.values()])
     surveys = survey_logs(config, logs) if logs else {}
@@ -133,7 +133,7 @@ def _check_source(config: Config, name: str) -> str:
     return f"{width}x{height}"
 
 
-def _versions(config: Config, store: Store) -> dict[str, tuple[ReleaseRef, Path]]:
+def installed(config: Config, store: Store) -> dict[str, tuple[ReleaseRef, Path]]:
     """Slot -> the release that it would run, and where that lies."""
     slots = config.profile.slots
     if store.is_provisioned():

@@ -30,6 +30,9 @@ COMMANDS = {
     "telemetry": _Entry(
         "roadloop_cloud.cli.telemetry", "Query what the fleet sent, and prove that nothing is missing."
     ),
+    "campaign": _Entry(
+        "roadloop_cloud.cli.campaign", "Say which moments vehicles send: try on a recorded drive, push, show, stop."
+    ),
     "models": _Entry("roadloop_cloud.cli.models", "List, show, evaluate, import and publish models."),
     "drift": _Entry("roadloop_cloud.cli.drift", "See what the fleet sees differently, and who is not believed."),
     "dataset": _Entry("roadloop_cloud.cli.dataset", "Build and inspect training snapshots."),

@@ -1,6 +1,6 @@
-"""Traces: what the campaigns of a slot would see on a drive, and how large what they would send. JSON lines.
+"""Traces: what the campaigns of a vehicle would see on a drive, and how large what they would send. JSON lines.
 
-A line with `trace` begins a slot of a vehicle; the lines after it are its moments in order. Several traces one after
+A line with `trace` begins a vehicle; the lines after it are the moments of its slots in order. Several traces one after
 the other are a trace of several vehicles.
 """
 
@@ -18,17 +18,18 @@ _MAX_LINE_BYTES = 64 * 1024
 
 
 class TraceHead(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of a slot."""
+    """The first line of a vehicle."""
 
     trace: Literal[1] = 1
     vehicle: Annotated[str, msgspec.Meta(max_length=40)]
-    slot: Name
-    task: Name
+    slots: dict[Name, Name]
+    """Slot -> task."""
 
 
 class TraceMoment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One moment of the slot that was named last."""
+    """One moment of a slot."""
 
+    slot: Name
     t_s: float
     """Source time."""
     t_ms: int
@@ -68,7 +69,7 @@ def read_trace(path: Path) -> Iterator[TraceHead | TraceMoment]:
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise DataError(f"{path}: line {number}: {error}; 'roadloop-agent trace' writes traces") from error
                 if number == 1 and not is_head:
-                    raise DataError(f"{path}: line 1: names no vehicle and slot; 'roadloop-agent trace' writes traces")
+                    raise DataError(f"{path}: line 1: names no vehicle; 'roadloop-agent trace' writes traces")
                 yield line
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
