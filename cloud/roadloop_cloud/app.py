@@ -298,7 +298,7 @@ class Application:
 
     def quarantined(self) -> frozenset[str]:
         """Vehicles whose word is not believed now."""
-        return frozenset()
+        return frozenset(self.drift.quarantined())
 
     @cached_property
     def datasets(self) -> "Datasets":
