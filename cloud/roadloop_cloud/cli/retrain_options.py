@@ -33,11 +33,27 @@ _OPTIONS = (
         help="Which training rows of --base.",
     ),
     click.option(
+        "--replay",
+        "replay_share",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Share of the batches that replay --base, or without it what the incumbent was trained on.",
+    ),
+    click.option(
         "--margin", type=click.FloatRange(0), help="By how much it must be better; else as roadloop.toml has it."
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
     click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "torchrun", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where the processes that train are started.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="How many train together."
+    ),
     click.option(
         "--compress",
         type=click.Choice(["distil", "prune"]),

@@ -24,8 +24,9 @@ from roadloop_cloud.registry.releases import Releases
 from roadloop_cloud.retrain.steps import DELIVERY, PUBLISH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.training.compress.settings import Compression
+from roadloop_cloud.training.eta import in_words
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
-from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingResult, TrainingSpec
+from roadloop_cloud.training.spec import DataSource, ExecutorName, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Name
 from roadloop_models.errors import ConfigError
@@ -55,6 +56,8 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     labels: str | None = None
     base: DataSource | None = None
     """Rows trained on beside the snapshot, so that what the incumbent knew is not forgotten."""
+    replay_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    """Share of the batches, and weight in validation, of `base`, or without it of the incumbent's own snapshot."""
     incumbent: Name | None = None
     """Version to start from and to beat; None: what the fleet runs."""
     version: Name | None = None
@@ -63,6 +66,8 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    executor: ExecutorName = "local"
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     compress: Compression | None = None
     """Make the candidate a smaller network, with the incumbent as its teacher."""
     qat_above: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -173,17 +178,18 @@ class Retraining:
         self, spec: RetrainSpec, named: dict[str, str], snapshot: str, folder: Path, work: Work
     ) -> dict[str, Any]:
         def show(step: TrainingProgress) -> None:
-            text = f"{step.stage}: {step.message}" if step.message else step.stage
-            work.progress(text, step.done / step.total if step.total else None)
+            work.progress(in_words(step), step.done / step.total if step.total else None)
 
+        parent = self.models.bundle(spec.task, named["incumbent"])
         folder.mkdir(parents=True, exist_ok=True)  # where a run that was killed left something, training goes on
         result = self.train(
             TrainingSpec(
                 task=spec.task,
                 version=named["candidate"],
                 data=DataSource(str(self.datasets.show(snapshot).directory)),
-                parent=str(self.models.bundle(spec.task, named["incumbent"]).directory),
-                base=spec.base,
+                parent=str(parent.directory),
+                base=self._old_rows(spec, parent),
+                replay_share=spec.replay_share,
                 seed=spec.seed,
                 epochs=spec.epochs,
                 command=f"roadloop retrain --task {spec.task} --snapshot {snapshot[:12]} --seed {spec.seed}"
@@ -191,6 +197,8 @@ class Retraining:
                 data_name="fleet",
                 snapshot_sha256=snapshot,
                 threads=spec.threads,
+                executor=spec.executor,
+                workers=spec.workers,
                 compress=spec.compress,
                 qat_above=spec.qat_above,
             ),
@@ -198,6 +206,16 @@ class Retraining:
             show,
         )
         return {"rows": result.rows, "best_epoch": result.best_epoch, "metrics": result.metrics}
+
+    def _old_rows(self, spec: RetrainSpec, incumbent: Bundle) -> DataSource | None:
+        """What is trained on beside the snapshot."""
+        if spec.base is not None or spec.replay_share is None:
+            return spec.base
+        snapshot = incumbent.manifest.lineage.snapshot_sha256
+        if snapshot is None:
+            version = incumbent.manifest.version
+            raise ConfigError(f"replay: {version} was trained on no snapshot of this workspace; name old rows (--base)")
+        return DataSource(str(self.datasets.show(snapshot).directory))
 
     def _figures(self, spec: RetrainSpec, bundle: Bundle, rows: Path, work: Work) -> dict[str, Any]:
         figures = self.gate.examine(bundle, Path(spec.data), rows, work.progress)
