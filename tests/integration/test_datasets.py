@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadloop_cloud.datasets import speeds
+from roadloop_cloud.datasets.origins import validation_mask
 from roadloop_cloud.datasets.service import Datasets, Selection
 from roadloop_cloud.datasets.snapshot import Content, Gap, Snapshots
 from roadloop_cloud.datasets.splits import Shares
@@ -325,7 +326,7 @@ def test_the_last_steps_are_set_aside_for_testing_as_the_protocol_cuts_them(tmp_
         for split in ("train", "validation", "test")
     }
     assert of["test"] == [f"step {step}" for step in range(cut, count)]
-    assert of["validation"] == [f"step {step}" for step in range(int(0.7 * count), cut)]
+    assert of["validation"] == [f"step {step}" for step in range(int(0.75 * cut), cut)], "as training cuts"
     assert {name: split.rows for name, split in snapshot.manifest.splits.items()} == {n: len(k) for n, k in of.items()}
 
 
@@ -456,3 +457,26 @@ def test_counts_of_one_detector_become_rows(tmp_path: Path) -> None:
     assert load_test_flow(snapshot.test_directory).flow_veh.tolist() == list(range(40, 50))
     assert snapshot.manifest.excluded == {"malformed": 1, "other-detector": 5, "said-twice": 1}
     assert datasets.build(Selection("traffic-flow", vehicle="b")).manifest.sources == {"b": 5}
+
+
+def test_what_a_snapshot_sets_aside_is_what_training_validates_with(garage: Garage, tmp_path: Path) -> None:
+    from roadloop_cloud.training.folds import held_out_span
+    from roadloop_cloud.training.sign import _split
+    from roadloop_cloud.training.spec import DataSource, TrainingSpec
+    from roadloop_cloud.training.speed import FIT_SHARE
+
+    (tmp_path / "speeds").mkdir()
+    table = speed_table([sample for step in range(103) for sample in samples("a", step)])
+    snapshot = speed_datasets(tmp_path / "speeds", table).build(Selection("traffic-speed", with_test=True))
+    mask = validation_mask(snapshot.directory)
+    assert mask is not None
+    assert np.flatnonzero(mask).tolist() == list(range(*held_out_span(len(mask), None, FIT_SHARE)))
+    for seed in range(40):
+        garage.say(garage.capture("a", seed), "stop", track=f"track {seed // 2}")
+    snapshot = garage.datasets.build(Selection("traffic-sign"))
+    source = DataSource(str(snapshot.directory))
+    rows = load_training_signs(snapshot.directory, "snapshot")
+    fit, held_out = _split(rows, TrainingSpec(task="traffic-sign", version="v", data=source, seed=7))
+    named = [row.key for row in snapshot.origins() if row.split == "validation"]
+    assert {image.tobytes() for image in held_out.images} == {garage.images[key].tobytes() for key in named}
+    assert len(fit) + len(held_out) == 40 and named

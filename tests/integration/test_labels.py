@@ -129,8 +129,8 @@ def test_new_labels_are_counted_by_item_and_only_those_that_can_be_trained_on(of
 def test_people_are_asked_the_most_doubtful_first_and_not_what_they_said_already(office: Office) -> None:
     sure, doubtful, denied, done = (office.capture("a", seq) for seq in range(1, 5))
     office.decided(("a", 1, 14, 0.99), ("a", 2, 14, 0.4), ("a", 3, 14, 0.9), ("a", 4, 14, 0.2))
-    told = {"origin": "teacher", "by": "teacher big", "confidence": 0.8, "disagreement": 0.95}
-    office.labels.say([Word(SIGN, denied, ClassValue("no entry"), **told), word(done)])
+    told = word(denied, "no entry", "teacher big", "teacher", confidence=0.8, disagreement=0.95)
+    office.labels.say([told, word(done)])
     exported = office.labelling.ask(SIGN, get_format("label-studio"), office.root / "out")
     tasks = json.loads(exported.file.read_text())
     assert [task["data"]["sha256"] for task in tasks] == [denied, doubtful, sure]

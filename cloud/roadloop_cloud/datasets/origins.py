@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from roadloop_cloud.datasets.splits import SPLITS, Split
 from roadloop_models.errors import DataError
 
@@ -50,7 +53,17 @@ def read_origins(folder: Path) -> list[RowOrigin]:
             raise DataError(f"{path}: columns {reader.fieldnames}, expected {','.join(_HEADER)}")
         rows = []
         for line in reader:
-            if line["split"] not in SPLITS:
+            split = next((name for name in SPLITS if name == line["split"]), None)
+            if split is None:
                 raise DataError(f"{path}: line {reader.line_num}: field 'split' is {line['split']!r}")
-            rows.append(RowOrigin(**line))
+            rows.append(RowOrigin(split=split, **{name: line[name] for name in _HEADER if name != "split"}))
     return rows
+
+
+def validation_mask(folder: Path) -> npt.NDArray[np.bool_] | None:
+    """Which of a snapshot's rows (those of test aside, in the order of its files) are for validation.
+
+    None where the folder is no snapshot, or sets none aside: whoever trains splits it then. Raises as read_origins.
+    """
+    mask = np.array([row.split == "validation" for row in read_origins(folder) if row.split != "test"], dtype=bool)
+    return mask if mask.any() else None

@@ -26,7 +26,6 @@ from roadloop_models.tasks import flow_data, localization_data, sign_data, speed
 
 TEST_SHARE = 0.2
 """What a snapshot sets aside for testing, where it is asked to: the share of the protocol of traffic-speed."""
-_VALIDATION_SHARE = 0.1
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 1, 1, tzinfo=UTC)
 _SAMPLE = ("vehicle", "boot", "seq")
@@ -58,17 +57,22 @@ class Selection:
         """`since` and `until` in milliseconds since the epoch."""
         return int(self.since.timestamp() * 1000), int(self.until.timestamp() * 1000)
 
-    @property
-    def shares(self) -> Shares:
-        """Of validation and test."""
-        return Shares(_VALIDATION_SHARE, TEST_SHARE if self.with_test else 0.0)
+
+@dataclass(frozen=True)
+class Splitting:
+    """How rows are split."""
+
+    by: SplitBy
+    shares: Shares
 
 
 @dataclass(frozen=True)
 class _Recipe:
     split_by: tuple[SplitBy, ...]
     """What its rows can be split by; the first is taken where nobody says."""
-    build: Callable[[Selection, SplitBy, Path], Content]
+    build: Callable[[Selection, Splitting, Path], Content]
+    validation: float = 0.1
+    """The share that training holds out, where nobody says otherwise."""
     labelled: bool = False
     own_test: bool = True
 
@@ -97,8 +101,8 @@ class Datasets:
         self._quarantined = quarantined
         self._recipes = {
             "traffic-sign": _Recipe(("track", "drive", "vehicle", "time"), self._signs, labelled=True),
-            "traffic-speed": _Recipe(("time",), self._speeds),
-            "traffic-flow": _Recipe(("time",), self._flows),
+            "traffic-speed": _Recipe(("time",), self._speeds, validation=0.25),
+            "traffic-flow": _Recipe(("time",), self._flows, validation=0.25),
             "localization": _Recipe(("drive", "vehicle", "time"), self._odometers, own_test=False),
         }
 
@@ -120,9 +124,10 @@ class Datasets:
                 raise ConfigError(f"--labels: rows of {selection.task} need none; what happened next is the label")
             by = selection.labels.name[:80]
             self._labelling.hear(selection.task, get_format("csv"), selection.labels, by)
+        splitting = Splitting(split_by, Shares(recipe.validation, TEST_SHARE if selection.with_test else 0.0))
         staging = self._snapshots.staging()
         try:
-            return self._snapshots.keep(staging, selection.task, recipe.build(selection, split_by, staging))
+            return self._snapshots.keep(staging, selection.task, recipe.build(selection, splitting, staging))
         finally:
             self._snapshots.discard(staging)
 
@@ -144,24 +149,24 @@ class Datasets:
                 raise ConfigError(f"snapshot {snapshot.sha256[:12]} does not say where its rows come from")
         return compare(first.origins(), second.origins())
 
-    def _speeds(self, selection: Selection, _split_by: SplitBy, staging: Path) -> Content:
+    def _speeds(self, selection: Selection, splitting: Splitting, staging: Path) -> Content:
         table, excluded = self._samples(ROAD_SPEED.name, selection)
         sensors = self._incumbent(selection.task).manifest.preprocess.params.get("sensors")
         if not isinstance(sensors, int):
             raise DataError(f"the incumbent of {selection.task} does not say how many sensors it takes")
         held_out = [] if selection.held_out is None else speed_data.load_test_speeds(selection.held_out).steps.tolist()
         observed = speeds.Observations.from_table(table)
-        rows, content = speeds.assemble(observed, sensors, held_out, selection.shares)
+        rows, content = speeds.assemble(observed, sensors, held_out, splitting.shares)
         kept = _train_rows(content)
         speed_data.write_speeds(staging, rows.span(0, kept))
         if kept < len(rows):  # the protocol's test rows are the last fifth of a record: all of it lies there
             speed_data.write_speeds(staging / TEST_FOLDER, rows)
         return _with(content, excluded, kept)
 
-    def _flows(self, selection: Selection, _split_by: SplitBy, staging: Path) -> Content:
+    def _flows(self, selection: Selection, splitting: Splitting, staging: Path) -> Content:
         table, excluded = self._samples(FLOW_FORECAST.name, selection)
         held_out = [] if selection.held_out is None else flow_data.load_test_flow(selection.held_out).steps.tolist()
-        rows, content = flows.assemble(table, selection.vehicle, held_out, selection.shares)
+        rows, content = flows.assemble(table, selection.vehicle, held_out, splitting.shares)
         kept = _train_rows(content)
         flow_data.write_flow(staging / flow_data.FOLDER / flow_data.TRAIN_FILE, rows.span(0, kept))
         if kept < len(rows):
@@ -169,13 +174,13 @@ class Datasets:
             flow_data.write_flow(target, rows.span(kept, len(rows)))
         return _with(content, excluded, kept)
 
-    def _odometers(self, selection: Selection, split_by: SplitBy, staging: Path) -> Content:
+    def _odometers(self, selection: Selection, splitting: Splitting, staging: Path) -> Content:
         table, excluded = self._samples(POSITION.name, selection)
-        rows, content = odometers.assemble(table, split_by, selection.shares)
+        rows, content = odometers.assemble(table, splitting.by, splitting.shares)
         localization_data.write_odometer(staging, rows)
         return _with(content, excluded, content.rows)
 
-    def _signs(self, selection: Selection, split_by: SplitBy, staging: Path) -> Content:
+    def _signs(self, selection: Selection, splitting: Splitting, staging: Path) -> Content:
         verdicts = self._labels.verdicts(selection.task, selection.teacher_above)
         if not verdicts:
             raise ConfigError(
@@ -194,7 +199,7 @@ class Datasets:
             set(self._quarantined()),
             _held_out_signs(selection.held_out),
         )
-        return signs.assemble(captured, known, split_by, selection.shares, staging)
+        return signs.assemble(captured, known, splitting.by, splitting.shares, staging)
 
     def _samples(self, stream: str, selection: Selection) -> tuple[pa.Table, dict[str, int]]:
         """Samples of vehicles that are believed, each once; and what was left out."""

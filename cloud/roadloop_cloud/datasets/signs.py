@@ -137,13 +137,12 @@ def _choose(
 
 
 def _place(rows: Sequence[_Row], split_by: SplitBy, shares: Shares) -> list[Placed]:
-    units = {
-        "track": lambda row: f"track {row.track}",
-        "drive": lambda row: f"drive {row.item.drive}",
-        "vehicle": lambda row: f"vehicle {row.item.vehicle}",
-        "time": lambda row: f"track {row.track}",
-    }[split_by]
-    bonds = [(units(row), f"track {row.track}", f"picture {row.picture}") for row in rows]
+    def unit(row: _Row) -> str:
+        if split_by == "vehicle":
+            return f"vehicle {row.item.vehicle}"
+        return f"drive {row.item.drive}" if split_by == "drive" else f"track {row.track}"
+
+    bonds = [(unit(row), f"track {row.track}", f"picture {row.picture}") for row in rows]
     if split_by == "time":
         return by_time(bonds, [float(row.item.t_ms) for row in rows], shares)
     return by_name(bonds, [row.name for row in rows], shares)

@@ -22,6 +22,7 @@ class Shares:
     """Which share of the groups, or of the time, is for what; the rest is trained on."""
 
     validation: float = 0.1
+    """Of what is not tested on."""
     test: float = 0.0
 
 
@@ -74,8 +75,9 @@ def by_time(bonds: Sequence[Sequence[str]], times: Sequence[float], shares: Shar
         last[group] = max(time, last.get(group, -math.inf))
     splits: dict[str, Split] = {}
     left = len(groups)
-    # As the tasks' protocols cut a record: what is before the test rows is a whole number of rows, rounded down.
-    tested, validated = (int(left * (1 - share)) for share in (shares.test, shares.test + shares.validation))
+    # As protocols and training cut a record: what is before the cut is a whole number of rows, rounded down.
+    tested = int(left * (1 - shares.test))
+    validated = int(tested * (1 - shares.validation))
     for group in sorted(counts, key=lambda group: (-last[group], group)):
         splits[group] = "test" if left > tested else "validation" if left > validated else "train"
         left -= counts[group]
@@ -92,7 +94,7 @@ def _place(unit: str) -> float:
 def _split(place: float, shares: Shares) -> Split:
     if place < shares.test:
         return "test"
-    return "validation" if place < shares.test + shares.validation else "train"
+    return "validation" if place < shares.test + (1 - shares.test) * shares.validation else "train"
 
 
 def _groups(bonds: Sequence[Sequence[str]]) -> list[str]:

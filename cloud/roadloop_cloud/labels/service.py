@@ -107,8 +107,8 @@ class Labels:
 
 def _word(row: Label) -> Word:
     try:
-        value: Value = msgspec.convert(row.value, Value)  # type: ignore[arg-type]  # a union is no type to mypy
-        origin = msgspec.convert(row.origin, Origin)  # type: ignore[call-overload]
+        value: Value = msgspec.convert(row.value, Value)
+        origin = msgspec.convert(row.origin, Origin)
     except msgspec.ValidationError as error:
         raise DataError(f"table label, id {row.id}: {error}") from error
     return Word(row.task, row.item, value, origin, row.by, row.confidence, row.disagreement, row.about)

@@ -98,8 +98,17 @@ class Teaching:
                     opinion = form_opinion(shares, classes, decisions.get(item.sha256))
                     disagreed += opinion.disagreement is not None and opinion.disagreement > 0.5
                     value = ClassValue(opinion.name)
-                    told = {"confidence": opinion.confidence, "disagreement": opinion.disagreement}
-                    words.append(Word(spec.task, item.sha256, value, "teacher", by, **told))
+                    words.append(
+                        Word(
+                            spec.task,
+                            item.sha256,
+                            value,
+                            "teacher",
+                            by,
+                            confidence=opinion.confidence,
+                            disagreement=opinion.disagreement,
+                        )
+                    )
                 self._labels.say(words)
                 work.progress(f"{by} looks at images", min(start + _CHUNK, len(waiting)) / len(waiting))
         finally:

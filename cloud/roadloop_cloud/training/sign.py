@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from roadloop_cloud.datasets.origins import validation_mask
 from roadloop_cloud.training.arithmetic import fast_convolutions
 from roadloop_cloud.training.augment import mirror_classes, standardize, vary
 from roadloop_cloud.training.card import CardTexts
@@ -223,9 +225,14 @@ def _tensor(rows: SignRows) -> torch.Tensor:
 
 
 def _split(rows: SignRows, spec: TrainingSpec) -> tuple[SignRows, SignRows]:
-    if spec.fold is None:
+    """What a snapshot sets aside for validation stays so; else, and for folds, whole tracks are held out."""
+    held_out: npt.NDArray[np.bool_] | None
+    if spec.fold is not None:
+        held_out = held_out_groups(rows.tracks, rows.labels, spec.fold, spec.seed)
+    else:
+        held_out = validation_mask(Path(spec.data.directory)) if spec.data.part == "snapshot" else None
+    if held_out is None:
         return split_by_track(rows, VALIDATION_SHARE, spec.seed)
-    held_out = held_out_groups(rows.tracks, rows.labels, spec.fold, spec.seed)
     return rows.take(~held_out), rows.take(held_out)
 
 
