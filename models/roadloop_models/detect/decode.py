@@ -5,7 +5,7 @@ microseconds beside a network of milliseconds. Each class is one layout; a manif
 """
 
 from collections.abc import Sequence
-from math import nan, tanh
+from math import nan
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +40,11 @@ class FastestDet:
     """
 
     def __init__(self, height: int, width: int, *, min_score: float) -> None:
-        self._height, self._width, self._min_score = height, width, min_score
+        self._height, self._width = height, width
         self._min_objectness = np.float32(min_score ** (1 / 0.6))
+        # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh is for all four, and unlike exp it does not overflow
+        self._inner = np.array([[1.0], [1.0], [0.5], [0.5]], dtype=np.float32)
+        self._shape = (0, 0)
 
     def misfit(self, shapes: Shapes, classes: int) -> str | None:
         if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][:2] == (1, 5 + classes):
@@ -50,29 +53,37 @@ class FastestDet:
 
     def __call__(self, outputs: tuple[FloatArray, ...]) -> Detections:
         _, values, rows, columns = outputs[0].shape
+        if self._shape != (rows, columns):
+            self._place(rows, columns)
         cells = outputs[0].reshape(values, -1)
         chosen = _above(cells[0], self._min_objectness)
         if not len(chosen):
             return NOTHING
         picked = cells.take(chosen, axis=1)
         classes = picked[5:].argmax(axis=0).tolist()
+        places = picked[1:5]
+        places *= self._inner
+        np.tanh(places, out=places)
+        places *= self._scale
+        places += self._origin.take(chosen, axis=1)
+        boxes = [(x - half_w, y - half_h, x + half_w, y + half_h) for x, y, half_w, half_h in places.T.tolist()]
+        scores = []
+        for number, (objectness, index) in enumerate(zip(picked[0].tolist(), classes, strict=True)):
+            best = picked.item(5 + index, number)
+            # objectness^0.6 * class^0.4 with one power; below zero there is none, and suppression refuses NaN
+            scores.append((objectness * objectness * objectness * best * best) ** 0.2 if best >= 0 else nan)
+        return Detections(boxes, scores, classes)
+
+    def _place(self, rows: int, columns: int) -> None:
+        """Where the cells of a grid lie: tanh * scale + origin is centre and half size, in pixels of the input."""
+        self._shape = rows, columns
         across, down = self._width / columns, self._height / rows
         quarter_width, quarter_height = self._width / 4, self._height / 4
-        boxes, scores, kinds = [], [], []
-        places = zip(chosen.tolist(), classes, *picked[:5].tolist(), strict=True)
-        for number, (cell, kind, objectness, x, y, w, h) in enumerate(places):
-            best = picked.item(5 + kind, number)
-            # objectness^0.6 * class^0.4 with one power; below zero there is none, and suppression refuses NaN
-            score = (objectness * objectness * objectness * best * best) ** 0.2 if best >= 0 else nan
-            if score < self._min_score:
-                continue
-            middle_x, middle_y = (cell % columns + tanh(x)) * across, (cell // columns + tanh(y)) * down
-            # sigmoid(x) = (1 + tanh(x / 2)) / 2: unlike exp it does not overflow
-            half_width, half_height = (1 + tanh(w / 2)) * quarter_width, (1 + tanh(h / 2)) * quarter_height
-            boxes.append((middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height))
-            scores.append(score)
-            kinds.append(kind)
-        return Detections(boxes, scores, kinds)
+        self._scale = np.array([[across], [down], [quarter_width], [quarter_height]], dtype=np.float32)
+        row, column = np.divmod(np.arange(rows * columns), columns)
+        halves = np.ones_like(row)
+        origin = np.stack((column * across, row * down, halves * quarter_width, halves * quarter_height))
+        self._origin = origin.astype(np.float32)
 
 
 class Yolox:
