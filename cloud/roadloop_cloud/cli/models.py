@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli import compress, model_import, train
-from roadloop_cloud.cli.options import with_application, with_output, with_request
+from roadloop_cloud.cli import compress, gate, model_import, train
+from roadloop_cloud.cli.options import DATA_OPTION, with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, details, table
 
 if TYPE_CHECKING:
     from roadloop_cloud.registry.deltas import SignedPatch
     from roadloop_cloud.store.fleet_tables import Model, Release
     from roadloop_models.bundle import Bundle
-
-DATA_OPTION = click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data folder, the one that holds gtsrb32/ and losloop/.",
-)
 
 
 @click.group()
@@ -39,6 +32,9 @@ command.add_command(train.train)
 command.add_command(train.search)
 command.add_command(compress.compress)
 command.add_command(compress.compare)
+command.add_command(gate.gate)
+command.add_command(gate.explain)
+command.add_command(gate.card)
 
 
 @command.command("list")

@@ -1,4 +1,4 @@
-"""Options that every command has, `--workspace` and `--json`, and one that commands which sign share."""
+"""Options that every command has, `--workspace` and `--json`, and those that several share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,13 @@ from roadloop_cloud.app import Application
 from roadloop_cloud.cli import JSON_ASKED
 from roadloop_cloud.cli.output import Output
 from roadloop_cloud.workspace import Workspace
+
+DATA_OPTION = click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Data folder, the one that holds gtsrb32/ and losloop/.",
+)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

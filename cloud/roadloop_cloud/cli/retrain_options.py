@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from roadloop_cloud.cli.models import DATA_OPTION
+from roadloop_cloud.cli.options import DATA_OPTION
 
 if TYPE_CHECKING:
     from roadloop_cloud.retrain.pipeline import RetrainSpec

@@ -1,7 +1,7 @@
 """The gate as the retraining, and a person, use it: see both models on the same rows, then judge."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,10 @@ class Gate:
     profiles: Callable[[], Mapping[str, str]]
     """Name -> text of the hardware profiles that the fleet may have."""
     latency: Latency
+
+    def with_profiles(self, texts: Mapping[str, str]) -> "Gate":
+        """The same gate with the budgets of these profiles."""
+        return replace(self, profiles=lambda: texts)
 
     def examine(self, bundle: Bundle, data_dir: Path, folder: Path, progress: Show) -> dict[str, VariantFigures]:
         """Figures of every int8 variant; what they are of is kept in `folder`. Raises DataError."""

@@ -102,9 +102,7 @@ class Trainer:
         torch.set_num_threads(self._spec.threads)
         torch.set_flush_denormal(True)
         with self._stage("load"):
-            parent = _open_parent(self._spec)
-            state = None if parent is None else decode_weights(_weights_path(parent))
-            subject = _subject(self._spec, state)
+            subject, parent = open_subject(self._spec)
             if self._spec.compress is not None:
                 subject = compressed(subject, self._spec.compress)
             if self._spec.qat_above is not None:
@@ -318,6 +316,13 @@ def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: t
     with_what = (code_sha256(), packages())
     deciding = msgspec.to_builtins([start, made, rows, how, with_what])
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def open_subject(spec: TrainingSpec) -> tuple[Subject, Bundle | None]:
+    """The rows of a run and its way to train, and the bundle it starts from. Raises as `Trainer.run`."""
+    parent = _open_parent(spec)
+    state = None if parent is None else decode_weights(_weights_path(parent))
+    return _subject(spec, state), parent
 
 
 def _subject(spec: TrainingSpec, parent: State | None) -> Subject:
