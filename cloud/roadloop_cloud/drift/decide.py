@@ -66,7 +66,6 @@ def judge(watched: Watched, merged: Merged, reference: SignalReference, rules: R
     cohort, signal = watched.cohort, watched.signal
     counts = merged.counts.sum(axis=(0, 1))
     rows = independent_rows(cohort.task, signal, merged.counts, reference)
-    bound = distance.ks_bound(reference.rows / reference.design_effect, rows, alpha)
     quantiles = merged.whole.quantiles(len(reference.quantiles))
     return Finding(
         cohort=cohort,
@@ -75,13 +74,18 @@ def judge(watched: Watched, merged: Merged, reference: SignalReference, rules: R
         rows=int(counts.sum()),
         independent_rows=rows,
         ks=distance.ks(reference.counts, counts) if counts.sum() else 0.0,
-        threshold=max(rules.least_ks, bound),
+        threshold=threshold(reference, rows, rules, alpha),
         psi=distance.psi(reference.counts, counts),
         wasserstein=math.nan if quantiles is None else distance.wasserstein(reference.quantiles, quantiles),
         mean=merged.whole.mean,
         reference_mean=reference.mean,
         since_look=merged.looks[change_point(merged.counts.sum(axis=0), reference)],
     )
+
+
+def threshold(reference: SignalReference, independent: float, rules: Rules, alpha: float) -> float:
+    """The distance above which a window worth so many independent rows has changed; above 1 it cannot be said."""
+    return max(rules.least_ks, distance.ks_bound(reference.rows / reference.design_effect, independent, alpha))
 
 
 def independent_rows(task: str, signal: str, counts: IntArray, reference: SignalReference) -> float:

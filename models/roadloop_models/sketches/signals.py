@@ -33,7 +33,7 @@ class Signal:
 TRAFFIC_SIGN = (
     Signal("brightness", "mean of the image, 0 to 255", block="track"),
     Signal("contrast", "standard deviation of the image, 0 to 255", block="track"),
-    Signal("sharpness", "mean difference of neighbouring pixels by the contrast", block="track"),
+    Signal("sharpness", "root mean square difference of neighbouring pixels by the contrast", block="track"),
     Signal("class", "the class that was decided", kind="class", block="track"),
     Signal("confidence", "probability of that class", block="track"),
     Signal("margin", "by which it is more probable than the second", block="track"),
@@ -82,14 +82,15 @@ def sign_signals(image: ImageArray, logits: FloatArray, decision: SignClass) -> 
     """Of an image uint8 [h, w, 3] and its logits float32 [1, classes]: in the order of TRAFFIC_SIGN."""
     grey = image[:, :, 1].astype(np.float32)  # green is most of what a grey picture shows, at a third of the cost
     flat = grey.reshape(-1)
-    mean = float(flat.mean())
+    mean = float(np.add.reduce(flat)) / flat.size  # dot products and this: a third of the time of mean() and std()
     contrast = math.sqrt(max(float(flat @ flat) / flat.size - mean * mean, 0.0))
-    edges = float(np.abs(grey[:, 1:] - grey[:, :-1]).mean()) if grey.shape[1] > 1 else 0.0
+    steps = flat[1:] - flat[:-1]
+    roughness = math.sqrt(float(steps @ steps) / max(steps.size, 1))
     flat_logits = logits.reshape(-1)
     return [
         mean,
         contrast,
-        edges / max(contrast, 1.0),
+        roughness / max(contrast, 1.0),
         float(decision.class_id),
         decision.confidence,
         decision.margin,
