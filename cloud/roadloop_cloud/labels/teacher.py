@@ -84,7 +84,7 @@ class Teaching:
         decisions = self._captures.decisions(waiting)
         classes = self._classes(spec.task)
         damaged = disagreed = 0
-        voices = [_Voice(bundle, classes, spec.threads) for bundle in bundles]
+        voices = [Voice(bundle, classes, spec.threads) for bundle in bundles]
         try:
             for start in range(0, len(waiting), _CHUNK):
                 words = []
@@ -151,10 +151,11 @@ def form_opinion(shares: Probabilities, classes: Sequence[str], decision: Decisi
     return Opinion(classes[best], round(float(shares[best]), 6), disagreement)
 
 
-class _Voice:
+class Voice:
     """One teacher: an image in, a probability for each of `classes` out."""
 
     def __init__(self, bundle: Bundle, classes: Sequence[str], threads: int) -> None:
+        """Open its fp32 file where it has one. Raises BundleError, RuntimeMissingError."""
         labels, task = bundle.labels(), get_task(bundle.manifest.task)
         if labels is None or not set(labels) <= set(classes):
             raise BundleError(f"{bundle.directory}: its labels are not those of {bundle.manifest.task}")
@@ -168,6 +169,7 @@ class _Voice:
         self._runner: Runner = open_runner(bundle, variant, threads)
 
     def __call__(self, image: ImageArray) -> Probabilities:
+        """uint8 RGB [height, width, 3] -> float64 [classes], which sum to 1."""
         answer = np.asarray(self._runner.run(self._preprocess(image))[0], dtype=np.float64).reshape(-1)
         if not self._is_probabilities:
             answer = np.exp(answer - answer.max())
@@ -176,4 +178,5 @@ class _Voice:
         return shares
 
     def close(self) -> None:
+        """Free the runner."""
         self._runner.close()
