@@ -9,7 +9,7 @@ import click
 from rich.console import RenderableType
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli.options import with_application
+from roadloop_cloud.cli.options import with_application, with_output
 from roadloop_cloud.cli.output import Output, age, table
 
 if TYPE_CHECKING:
@@ -17,40 +17,58 @@ if TYPE_CHECKING:
     from roadloop_cloud.drift.picture import Portrait
     from roadloop_cloud.drift.quarantine import Quarantined
     from roadloop_cloud.drift.service import Alarm, Look
+    from roadloop_models.tasks import Part
 
 _SHOWN = 20
 
 
-@click.group(invoke_without_command=True)
-@click.option("--task", help="Only of this task.")
-@click.option("--all", "everything", is_flag=True, help="Every signal, and alarms that have ended too.")
-@with_application
-@click.pass_context
-def command(context: click.Context, *, app: Application, output: Output, task: str | None, everything: bool) -> None:
-    """See what the fleet sees differently from where its releases were made: which signal, which cohort, since when.
+class _LookByDefault(click.Group):
+    """`roadloop drift` alone, or with options only, is `roadloop drift look`."""
 
-    It may be asked as often as you like: a look ends with a whole period, and its false alarms are budgeted.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        asks_help = bool(set(args[:1]) & set(ctx.help_option_names))
+        if not asks_help and (not args or args[0].startswith("-")):
+            args = ["look", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_LookByDefault)
+def command() -> None:
+    """See what the fleet sees differently from where its releases were made, and who is not believed.
 
     \b
     Example:
       roadloop drift --task traffic-sign
     """
-    if context.invoked_subcommand is not None:
-        return
+
+
+@command.command()
+@click.option("--task", help="Only of this task.")
+@click.option("--all", "everything", is_flag=True, help="Every signal, and alarms that have ended too.")
+@with_application
+def look(*, app: Application, output: Output, task: str | None, everything: bool) -> None:
+    """Show drift: which signal, which cohort, since when. The same as 'roadloop drift' alone.
+
+    It may be asked as often as you like: a look ends with a whole period, and its false alarms are budgeted.
+
+    \b
+    Example:
+      roadloop drift look --all
+    """
     from roadloop_cloud.store.database import now_utc
 
-    look = app.drift.look()
+    seen = app.drift.look()
     alarms = app.drift.alarms(task, ended=everything)
-    findings = [finding for finding in look.findings if task in (None, finding.cohort.task)]
+    findings = [finding for finding in seen.findings if task in (None, finding.cohort.task)]
     shown = findings if everything else [finding for finding in findings if not finding.cohort.tag][:_SHOWN]
     data = {
-        "ended": look.ended,
+        "ended": seen.ended,
         "alarms": [_alarm_json(alarm) for alarm in alarms],
         "findings": [_finding_json(finding) for finding in findings],
-        "without_reference": list(look.unreferenced),
-        "set_apart": list(look.set_apart),
+        "without_reference": list(seen.unreferenced),
+        "set_apart": list(seen.set_apart),
     }
-    output.result(data, *_overview(look, alarms, shown, len(findings), now_utc()))
+    output.result(data, *_overview(seen, alarms, shown, len(findings), now_utc()))
 
 
 @command.command()
@@ -98,6 +116,45 @@ def quarantine(*, app: Application, output: Output, add: str | None, lift: str |
         app.drift.lift(lift)
     entries = app.drift.quarantine_entries()
     output.result([vars(entry) for entry in entries], _quarantine_table(entries) if entries else "nobody is set apart")
+
+
+@command.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Its rows.")
+@click.option(
+    "--part",
+    type=click.Choice(["all", "starter", "rest", "snapshot"]),
+    default="all",
+    show_default=True,
+    help="Which training rows.",
+)
+@click.option(
+    "--output", "target", type=click.Path(path_type=Path), required=True, help="Where the new bundle is written."
+)
+@with_output
+def reference(*, output: Output, bundle: Path, data: Path, part: "Part", target: Path) -> None:
+    """Give a bundle that was made without one a reference: how its signals are distributed over rows like its own.
+
+    Bundles that are trained here have one already.
+
+    \b
+    Example:
+      roadloop drift reference ./bundle --data ./data --output ./bundle-watched
+    """
+    from roadloop_cloud.training.reference import with_reference
+    from roadloop_cloud.training.spec import DataSource
+    from roadloop_models.bundle import Bundle
+    from roadloop_models.sketches.reference import bundle_reference
+
+    made = with_reference(Bundle.open(bundle), DataSource(str(data), part), target)
+    found = bundle_reference(made.directory)
+    assert found is not None
+    rows = [(name, one.rows, one.blocks, f"{one.rows / one.design_effect:.0f}") for name, one in found.signals.items()]
+    signals = {name: {"rows": rows, "blocks": blocks, "worth": float(worth)} for name, rows, blocks, worth in rows}
+    output.result(
+        {"bundle": str(made.directory), "signals": signals},
+        table(("signal", "rows", "blocks", "worth"), rows, f"reference of {made.manifest.task}"),
+    )
 
 
 _COLUMNS = ("signal", "cohort", "vehicles", "rows", "worth", "ks", "alarm above", "psi", "moved by", "mean", "was")
