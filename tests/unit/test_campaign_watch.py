@@ -258,7 +258,7 @@ def test_a_clip_is_an_npz_of_paths() -> None:
 
 def test_a_trace_is_read_as_it_was_written_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "drive.trace"
-    lines = [
+    lines: list[TraceHead | TraceMoment] = [
         TraceHead(vehicle="van-1", slots={"sign": "traffic-sign"}),
         TraceMoment(slot="sign", t_s=0.0, t_ms=5, values={"confidence": 0.5}, size_bytes=10, sha256="0" * 64),
     ]

@@ -13,13 +13,14 @@ from roadloop_models.contract.messages import Campaigns, Desired
 from roadloop_models.errors import RoadloopError
 
 _log = logging.getLogger(__name__)
-LevelT = TypeVar("LevelT", Desired, Campaigns)
+LevelT = TypeVar("LevelT", bound=Desired | Campaigns)
+LevelT_co = TypeVar("LevelT_co", bound=Desired | Campaigns, covariant=True)
 
 
-class Rows(Protocol[LevelT]):
+class Rows(Protocol[LevelT_co]):
     """Where the levels of one channel are kept."""
 
-    def unpublished(self, session: Session, at_most: int | None = None) -> Sequence[tuple[str, LevelT]]:
+    def unpublished(self, session: Session, at_most: int | None = None) -> Sequence[tuple[str, LevelT_co]]:
         """Vehicle and level of those whose newest version the broker has not taken yet."""
         ...
 

@@ -102,7 +102,9 @@ class _Reader:
         raise self._refused(node, "a comparison is expected here, for example confidence < 0.5")
 
     def number(self, node: ast.expr) -> _Number:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < _LARGEST:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            if isinstance(node.value, bool) or abs(node.value) >= _LARGEST:
+                raise self._refused(node, "a number is expected here")
             value = float(node.value)
             return lambda _values: value
         if isinstance(node, ast.Name | ast.Attribute):
