@@ -284,6 +284,10 @@ class SlotTable(_Table, frozen=True, kw_only=True):
     """Where not everything can run, the slots of lower priority give way first."""
     deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How old a frame may be when it is decided about; without it any age. Not for sources paced `as-consumed`."""
+    max_latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_model_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """The cloud's gate lets no candidate pass that needs more (the time as measured there). The vehicle itself compares
+    a candidate with what it runs."""
     capture: CaptureTable = CaptureTable()
     settings: dict[str, Any] = {}
     """What the task itself is told; task_settings.py says what it may be."""
