@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from roadloop_cloud.datasets.origins import validation_mask
-from roadloop_cloud.training.arithmetic import fast_convolutions
 from roadloop_cloud.training.augment import mirror_classes, standardize, vary
 from roadloop_cloud.training.card import CardTexts
 from roadloop_cloud.training.compress.prune import prune_channels
@@ -190,9 +189,7 @@ class SignLearner:
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Cross entropy with smoothed labels."""
-        with fast_convolutions():
-            logits = model(batch[0])
-        return self.loss_of(logits.float(), batch)
+        return self.loss_of(model(*self.inputs(batch)), batch)
 
     def inputs(self, batch: Batch) -> Batch:
         """What of a batch the model takes."""

@@ -6,14 +6,13 @@ different widths can be compared without layers in between that would have to be
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from roadloop_cloud.training.arithmetic import fast_convolutions
 from roadloop_cloud.training.train import Batch, Learner
 
 
@@ -43,9 +42,8 @@ class Teaching:
 class DistilLearner:
     """The batches of another learner, with the teacher's answers to them in the loss."""
 
-    def __init__(self, inner: Teachable, teacher: torch.nn.Module, teaching: Teaching, *, exact: bool = False) -> None:
-        """`exact`: in float32 throughout, as rounding to int8 needs it."""
-        self._inner, self._teacher, self._teaching, self._exact = inner, teacher.eval(), teaching, exact
+    def __init__(self, inner: Teachable, teacher: torch.nn.Module, teaching: Teaching) -> None:
+        self._inner, self._teacher, self._teaching = inner, teacher.eval(), teaching
 
     @property
     def batches_per_epoch(self) -> int:
@@ -59,12 +57,10 @@ class DistilLearner:
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The label's part, the teacher's, and that of the hints."""
         teaching, inputs = self._teaching, self._inner.inputs(batch)
-        fast = teaching.classes and not self._exact
-        with fast_convolutions() if fast else nullcontext():
-            with torch.no_grad(), tapped(self._teacher, teaching.hints) as wanted:
-                target = self._teacher(*inputs).float()
-            with tapped(model, teaching.hints) as found:
-                answer = model(*inputs).float()
+        with torch.no_grad(), tapped(self._teacher, teaching.hints) as wanted:
+            target = self._teacher(*inputs)
+        with tapped(model, teaching.hints) as found:
+            answer = model(*inputs)
         hard = self._inner.loss_of(answer, batch)
         soft = soft_loss(answer, target, teaching.temperature) if teaching.classes else F.mse_loss(answer, target)
         hint = sum((attention_distance(found[name], wanted[name]) for name in teaching.hints), torch.zeros(()))
@@ -87,7 +83,7 @@ def attention_distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tenso
 
 
 def _attention(activation: torch.Tensor) -> torch.Tensor:
-    return F.normalize(activation.float().square().mean(dim=1).flatten(1), dim=1)
+    return F.normalize(activation.square().mean(dim=1).flatten(1), dim=1)
 
 
 @contextmanager

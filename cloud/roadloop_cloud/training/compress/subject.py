@@ -82,7 +82,7 @@ def rounded_training(
     recipe = whole.rounded_recipe()
     frozen = tuple(name for name, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm2d))
     teacher = copy.deepcopy(model)
-    learner = QatLearner(_taught(whole, teacher, settings or Compression(method="qat"), everything, exact=True))
+    learner = QatLearner(_taught(whole, teacher, settings or Compression(method="qat"), everything))
     return learner, dataclasses.replace(recipe, frozen=frozen)
 
 
@@ -159,12 +159,10 @@ class CompressedSubject:
         teacher = self.task_subject.model()
         if self._settings.method == "qat":
             return rounded_training(self, teacher, self._settings, everything=everything)[0]
-        return _taught(self.task_subject, teacher, self._settings, everything, exact=False)
+        return _taught(self.task_subject, teacher, self._settings, everything)
 
 
-def _taught(
-    subject: Subject, teacher: torch.nn.Module, settings: Compression, everything: bool, *, exact: bool
-) -> DistilLearner:
+def _taught(subject: Subject, teacher: torch.nn.Module, settings: Compression, everything: bool) -> DistilLearner:
     teaching = Teaching(
         classes=subject.form.labels is not None,
         hints=cast(Narrowable, subject).hints,
@@ -172,4 +170,4 @@ def _taught(
         soft_share=settings.soft_share,
         hint_weight=settings.hint_weight,
     )
-    return DistilLearner(cast(Teachable, subject.learner(everything)), teacher, teaching, exact=exact)
+    return DistilLearner(cast(Teachable, subject.learner(everything)), teacher, teaching)
