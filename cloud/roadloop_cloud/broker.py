@@ -21,7 +21,7 @@ CLOUD_PREFIX = "cloud-"
 
 FLEET_PROCESS = "cloud-fleet"
 FILES_PROCESS = "cloud-files"
-_INGEST_READS = (channels.TELEMETRY, channels.LOST, channels.BLOB)
+_INGEST_READS = (channels.TELEMETRY, channels.LOST, channels.BLOB, channels.SKETCH)
 _INGEST_WRITES = (channels.CURSOR,)
 _FLEET_READS = (channels.STATUS, channels.REPORTED, channels.FETCH, channels.REPLY)
 _FLEET_WRITES = (channels.DESIRED, channels.COMMAND, channels.CAMPAIGNS, channels.FILE)
