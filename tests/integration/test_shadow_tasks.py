@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from roadloop_agent.config import MadeSignsSource, MadeSpeedsSource, MadeTrafficSource, SlotTable
+from roadloop_agent.config import MadeFlowSource, MadeSignsSource, MadeSpeedsSource, MadeTrafficSource, SlotTable
 from roadloop_agent.drive.frames import Frame, Item, refuse
 from roadloop_agent.drive.handlers import open_handler
 from roadloop_agent.drive.pipeline import Model, load_model
@@ -33,6 +33,7 @@ SEEN = 10
 SOURCES: dict[str, Any] = {
     "traffic-sign": MadeSignsSource(),
     "traffic-speed": MadeSpeedsSource(),
+    "traffic-flow": MadeFlowSource(),
     "vehicle-count": MadeTrafficSource(),
     "localization": MadeDriveSource(),
     "drive-state": MadeDriveSource(),
