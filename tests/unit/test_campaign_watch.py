@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadloop_cloud.cli.campaign import EXAMPLE
 from roadloop_models.campaigns.budgets import Budgets
 from roadloop_models.campaigns.campaign import Budget, Campaign, Highlight, Keep, read_campaign, understand
 from roadloop_models.campaigns.clip import pack
@@ -272,6 +274,16 @@ def test_a_trace_is_read_as_it_was_written_and_damage_is_named(tmp_path: Path) -
         list(read_trace(path))
     with pytest.raises(DataError, match="no-such"):
         list(read_trace(tmp_path / "no-such"))
+
+
+def test_the_example_and_the_campaigns_of_the_documentation_are_good(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "campaigns.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n((?:#[^\n]*\n)?name = .*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert EXAMPLE in blocks and len(blocks) >= 3
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block)
+        read_campaign(path)
 
 
 FILE = """

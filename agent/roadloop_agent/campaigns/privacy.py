@@ -17,6 +17,8 @@ from roadloop_models.preprocess import ImageArray
 
 _MARGIN = 0.1
 """Of a box's size, added on each side: detectors cut off hands, hair and plates."""
+_ALSO = {"motorcycle": "motorbike", "motorbike": "motorcycle"}
+"""Both lists of COCO's labels are in use."""
 _CELLS = 6
 """A box becomes so many cells at its longer side: of a face of any size a few means are left."""
 
@@ -62,10 +64,12 @@ class Darkroom:
 
     def _private(self, model: Model, image: ImageArray) -> list[Sequence[float]]:
         known: tuple[str, ...] = model.postprocess.labels
-        unknown = [label for label in self._labels if label not in known]
-        if unknown:
-            raise ConfigError(f"privacy.labels: '{unknown[0]}' is no label of {model.name}; it has {', '.join(known)}")
-        wanted = {known.index(label) for label in self._labels}
+        wanted = set()
+        for label in self._labels:
+            named = label if label in known else _ALSO.get(label, label)
+            if named not in known:
+                raise ConfigError(f"privacy.labels: '{label}' is no label of {model.name}; it has {', '.join(known)}")
+            wanted.add(known.index(named))
         found = detect(model, model.preprocess(image), *image.shape[:2]).of_classes(wanted)
         return list(found.boxes)
 

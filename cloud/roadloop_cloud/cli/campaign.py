@@ -14,6 +14,25 @@ if TYPE_CHECKING:
     from roadloop_cloud.campaigns.service import OnVehicle, Pushed
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+EXAMPLE = """\
+# Frames that the sign model is least sure of, with one before and one after each.
+name = "unsure-signs"            # its own for ever: what comes is kept under it
+task = "traffic-sign"
+when = "confidence < 0.95 and (not known(Vehicle.Speed) or Vehicle.Speed > 2)"
+rest_frames = 5                  # after a hit: the next frames show the same sign
+
+[highlight]                      # of these the best tenth, by what came before
+by = "uncertainty"               # or "novelty"
+share = 0.1
+
+[keep]
+before_frames = 1
+after_frames = 1
+
+[budget]                         # on each vehicle
+bytes_per_day = 2_000_000
+hits_per_day = 500
+"""
 
 
 @click.group()
@@ -25,6 +44,17 @@ def command() -> None:
       roadloop campaign test unsure.toml --replay van-1.trace
       roadloop campaign push unsure.toml --tag pilot
     """
+
+
+@command.command()
+def example() -> None:
+    """Print a campaign file to begin with.
+
+    \b
+    Example:
+      roadloop campaign example > unsure.toml
+    """
+    click.echo(EXAMPLE, nl=False)
 
 
 @command.command()
