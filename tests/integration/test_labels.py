@@ -199,6 +199,9 @@ def test_a_teacher_labels_once_and_says_how_far_it_is_from_the_vehicle(office: O
     assert set(words) == set(items[:5])
     assert {word.by for word in words.values()} == {"teacher big-0"}
     assert all(0 < (word.confidence or 0) <= 1 for word in words.values())
+    names = [words[item].value for item in items[:3]]
+    against = [value != ClassValue(SIGN_LABELS[(seq * 7) % 43]) for seq, value in zip(range(1, 4), names, strict=True)]
+    assert result["disagreed"] == sum(against)
     assert [words[item].disagreement is None for item in items[:5]] == [False, False, False, True, True]
     assert office.run(teacher.KIND, {"task": SIGN, "teachers": [big]}, office.teaching.run)["labelled"] == 0
     assert len(office.labels.words(SIGN)) == 5

@@ -105,10 +105,13 @@ def import_(app: Application, output: Output, file: Path, task: str, **options: 
     from roadloop_cloud.labels.exchange import get_format
 
     heard = app.labelling.hear(task, get_format(options["form"]), file, options["by"] or getpass.getuser())
-    unknown = f"; {len(heard.unknown)} of items that were never captured, the first {heard.unknown[0][:12]}…"
+    unknown = "".join(
+        f"; {len(heard.unknown)} of items that were never captured, the first {item[:12]}…"
+        for item in heard.unknown[:1]
+    )
     output.result(
         {"new": heard.new, "known": heard.known, "unknown": heard.unknown},
-        f"{heard.new} new labels, {heard.known} known before" + (unknown if heard.unknown else ""),
+        f"{heard.new} new labels, {heard.known} known before" + unknown,
     )
 
 

@@ -63,7 +63,7 @@ def assemble(
     kept = np.isin(steps, np.asarray(list(held_out_steps), dtype=np.int64), invert=True)
     held_out = len(np.unique(steps[~kept]))
     steps, sensor, speeds, vehicle = steps[kept], sensor[kept], speeds[kept], vehicle[kept]
-    steps, sensor, speeds, vehicle, repeated = _once(steps, sensor, speeds, vehicle)
+    steps, sensor, speeds, vehicle, contradicting = _once(steps, sensor, speeds, vehicle)
     present = np.unique(steps)
     row = np.searchsorted(present, steps)
     matrix, differing = _median(row * sensors + sensor, speeds, len(present) * sensors)
@@ -81,7 +81,7 @@ def assemble(
         "incomplete": int((~complete).sum()),
         "malformed": malformed,
         "overlaps-that-differ": differing,
-        "said-twice": repeated,
+        "contradicts-itself": contradicting,
     }
     content = Content(
         rows=len(rows),
@@ -126,11 +126,15 @@ def _cells(
 def _once(
     steps: _Ints, sensor: _Ints, speeds: npt.NDArray[np.float64], vehicle: _Ints
 ) -> tuple[_Ints, _Ints, npt.NDArray[np.float64], _Ints, int]:
-    """The first word of each vehicle about each sensor and step: who repeats itself shall not outvote others."""
+    """The first word of each vehicle about each sensor and step: who repeats itself shall not outvote others.
+
+    The last sample of a step repeats sensors by design; only words that differ from the first are counted.
+    """
     key = np.stack([vehicle, steps, sensor])
-    _, first = np.unique(key, axis=1, return_index=True)
+    _, first, place = np.unique(key, axis=1, return_index=True, return_inverse=True)
+    contradicting = int((np.abs(speeds - speeds[first][place.reshape(-1)]) > _SPEED_RESOLUTION / 2).sum())
     first.sort()
-    return steps[first], sensor[first], speeds[first], vehicle[first], key.shape[1] - len(first)
+    return steps[first], sensor[first], speeds[first], vehicle[first], contradicting
 
 
 def _median(cell: _Ints, speeds: npt.NDArray[np.float64], cells: int) -> tuple[FloatArray, int]:

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 LONGEST_STEP_S = 2.5 * PERIOD_S
 """A longer pause between two samples ends a stretch."""
 SHORTEST_STRETCH_S = 60.0
+SCALE_FROM_M = 200.0
+"""Over less than this a standing car's noise is most of what it travelled, and says nothing of the odometer."""
 LARGEST_ACCELERATION_MPS2 = 12.0
 """No car changes its speed faster: a reference that does is not good."""
 _PLAUSIBLE_MPS = 100.0
@@ -96,9 +98,11 @@ class Stretch:
 
     @property
     def scale(self) -> float:
-        """What GNSS travelled for each metre of the odometer; NaN where it stood."""
-        travelled = float(self.odometer_mps.sum())
-        return float(self.reference_mps.sum()) / travelled if travelled > 0 else float("nan")
+        """What GNSS travelled for each metre of the odometer; NaN where neither went far."""
+        by_odometer, by_gnss = (float(speed.sum()) * PERIOD_S for speed in (self.odometer_mps, self.reference_mps))
+        if max(by_odometer, by_gnss) < SCALE_FROM_M:
+            return float("nan")
+        return by_gnss / by_odometer if by_odometer > 0 else float("inf")
 
 
 def gnss_stretches(table: pa.Table) -> list[Stretch]:

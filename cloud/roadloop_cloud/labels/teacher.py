@@ -95,8 +95,9 @@ class Teaching:
                         damaged += 1
                         continue
                     shares = np.mean([voice(image) for voice in voices], axis=0)
-                    opinion = form_opinion(shares, classes, decisions.get(item.sha256))
-                    disagreed += opinion.disagreement is not None and opinion.disagreement > 0.5
+                    decision = decisions.get(item.sha256)
+                    opinion = form_opinion(shares, classes, decision)
+                    disagreed += decision is not None and decision.class_id != int(np.argmax(shares))
                     value = ClassValue(opinion.name)
                     words.append(
                         Word(
