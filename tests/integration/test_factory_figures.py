@@ -58,7 +58,14 @@ def test_speeds_reach_the_bars_in_both_runtimes_and_int8_costs_little() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("task_name", ["traffic-sign", "traffic-speed"])
+def test_counts_are_forecast_better_than_by_the_published_networks() -> None:
+    for key in INT8:
+        found = _evaluate("traffic-flow", "factory", key)
+        assert found["mae_veh"] < 7.06 and found["rmse_veh"] < 9.60, key
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("task_name", ["traffic-sign", "traffic-speed", "traffic-flow"])
 def test_the_cards_figures_are_what_the_files_give(task_name: str) -> None:
     bundle = Bundle.open(packaged_bundles()[task_name])
     for key in INT8:
