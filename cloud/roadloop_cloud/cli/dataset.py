@@ -115,16 +115,21 @@ def show(app: Application, output: Output, snapshot: str) -> None:
 
 
 @command.command()
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", required=False)
+@click.argument("after", required=False)
+@click.option("--task", help="Instead of two names: the last two snapshots of this task.")
 @with_application
-def diff(app: Application, output: Output, before: str, after: str) -> None:
+def diff(app: Application, output: Output, before: str | None, after: str | None, task: str | None) -> None:
     """Show what changed from one snapshot to another: rows, labels, splits, and rows that leak between them.
 
     \b
     Example:
       roadloop dataset diff 3f2a9c 81bd04
     """
+    if task is not None and before is None:
+        before, after = app.datasets.last_two(task)
+    if before is None or after is None:
+        raise click.UsageError("name two snapshots, or --task")
     found = app.datasets.diff(before, after)
     fields = {
         "same": found.same,

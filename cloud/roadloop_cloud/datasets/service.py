@@ -139,6 +139,13 @@ class Datasets:
         """One snapshot by its hash or the beginning of it. Raises NotFoundError, DataError where it was changed."""
         return self._snapshots.open(name)
 
+    def last_two(self, task: str) -> tuple[str, str]:
+        """Names of a task's last snapshot but one, and of its last. Raises NotFoundError where there are no two."""
+        names = [snapshot.sha256 for snapshot in self.list() if snapshot.manifest.task == task]
+        if len(names) < 2:
+            raise NotFoundError(f"{task} has {len(names)} snapshots; 'roadloop dataset build' makes them")
+        return names[-2], names[-1]
+
     def diff(self, before: str, after: str) -> Difference:
         """What changed from one snapshot to another. Raises as `show`; ConfigError where they are of two tasks."""
         first, second = self.show(before), self.show(after)
