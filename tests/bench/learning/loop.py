@@ -1,0 +1,130 @@
+"""The loop itself, measured: generations that nobody asked for, from data in time order.
+
+The packaged starter was trained on the first 22 hours of losloop's week; the fleet replays the other training rows,
+once, while the loop learns by its schedule and by the drift that it sees.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from roadloop_cloud.loop.decide import Generation
+from roadloop_cloud.loop.policy import Budget, LoopPolicy, Triggers
+from roadloop_cloud.retrain.pipeline import RetrainSpec, RolloutRequest
+from roadloop_cloud.store.database import now_utc
+from roadloop_cloud.store.fleet_tables import Job
+from roadloop_cloud.training.make import train_bundle
+from roadloop_cloud.training.reference import with_reference
+from roadloop_cloud.training.spec import DataSource
+from roadloop_models.bundle import Bundle
+from roadloop_models.packaged import packaged_bundles
+from roadloop_models.tasks.speed_data import load_training_speeds
+from tests.bench.figures import Figure, Result, Skipped
+from tests.bench.learning.context import Context
+from tests.bench.learning.loop_world import HOUR_S, TASK, World, wait_for
+
+GENERATIONS = 3
+MOST_JOBS = 5
+EVERY_S = 10 * HOUR_S
+_JOB_S, _ROLLOUT_S = 600.0, 120.0
+_figure = partial(Figure, command="scripts/bench learning")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One generation: its job, and what it cost."""
+
+    job: Job
+    generation: Generation
+    received_bytes: int
+    """Telemetry that came since the turn before."""
+    wall_s: float
+    """From its beginning until all vehicles ran it, or until it was refused."""
+
+
+def figures(context: Context) -> Iterator[Result]:
+    """Ten minutes or so, where there is a core for it."""
+    if context.data is None:
+        yield Skipped("the loop itself", "ROADLOOP_DATA names no data")
+        return
+    with tempfile.TemporaryDirectory(prefix="roadloop-loop-") as folder:
+        begin_s = time.monotonic()
+        world = World(Path(folder), load_training_speeds(context.data, "rest"), _starter(Path(folder), context))
+        with world.service():
+            yield from _of_generations(_generations(world, context.data))
+        world.app.database.close()
+        yield _figure("loop_bench_s", time.monotonic() - begin_s, "s")
+
+
+def _starter(folder: Path, context: Context) -> Path:
+    """The packaged one, or with `full` one that is trained now; with a reference."""
+    assert context.data is not None
+    if context.full:
+        train_bundle(TASK, context.data, "starter", folder / "starter", part="starter")
+        return folder / "starter"
+    packaged = Bundle.open(packaged_bundles("starter")[TASK])
+    return with_reference(packaged, DataSource(str(context.data), "starter"), folder / "starter").directory
+
+
+def _generations(world: World, data: Path) -> list[Turn]:
+    """Let the fleet drive and the loop learn until enough generations are published, or too many were tried."""
+    world.app.loops.enable(
+        LoopPolicy(
+            retrain=RetrainSpec(task=TASK, data=str(data), publish=True, rollout=RolloutRequest(waves=("1", "100%"))),
+            triggers=Triggers(drift=True, every_s=EVERY_S),
+            cool_down_s=0.0,
+            budget=Budget(generations=MOST_JOBS),
+        )
+    )
+    turns: list[Turn] = []
+    received = 0
+    with world.driving():
+        while len(turns) < MOST_JOBS and sum(turn.generation.published for turn in turns) < GENERATIONS:
+            if not wait_for("a generation ends", lambda: _ended(world, len(turns)), EVERY_S + _JOB_S):
+                break
+            (status,) = world.app.loops.status()
+            generation = status.generations[len(turns)]
+            assert status.job is not None
+            job = world.app.jobs.get(_jobs(world)[len(turns)])
+            if generation.published:
+                wait_for("all run it", lambda: not _rolling(world), _ROLLOUT_S)
+            now_received = world.received_bytes()
+            turns.append(Turn(job, generation, now_received - received, (now_utc() - generation.began).total_seconds()))
+            received = now_received
+    world.app.loops.disable(TASK)
+    return turns
+
+
+def _jobs(world: World) -> list[int]:
+    """Of the generations, the oldest first."""
+    return [one.job_id for one in reversed(world.app.loops.decisions(TASK, 1000)) if one.job_id is not None]
+
+
+def _ended(world: World, before: int) -> bool:
+    (status,) = world.app.loops.status()
+    return len(status.generations) > before and status.generations[before].ended is not None
+
+
+def _rolling(world: World) -> bool:
+    return any(view.state in ("running", "paused") for view in world.app.rollouts.list())
+
+
+def _of_generations(turns: Sequence[Turn]) -> Iterator[Result]:
+    published = [turn for turn in turns if turn.generation.published]
+    yield _figure("loop_generations", len(turns), "generations")
+    yield _figure("loop_published", len(published), "generations", bar=GENERATIONS, direction="at least")
+    for number, turn in enumerate(turns, start=1):
+        name, result = f"loop_generation_{number}", turn.job.result or {}
+        for side in ("incumbent", "candidate"):
+            if result.get(side, {}).get("value") is not None:
+                yield _figure(f"{name}_{side}_{result['metric']}", result[side]["value"], "mph")
+        yield _figure(f"{name}_published", turn.generation.published, "")
+        yield _figure(f"{name}_wall_s", turn.wall_s, "s")
+        yield _figure(f"{name}_cpu_s", turn.generation.cpu_s, "s")
+        yield _figure(f"{name}_received_kb", turn.received_bytes / 1000, "kB")
+        yield _figure(f"{name}_delivered_kb", turn.generation.delivered_bytes / 1000, "kB")
+    worse = [gate for turn in published for gate in (turn.job.result or {})["gates"] if not gate["passed"]]
+    yield _figure("loop_published_gates_not_passed", len(worse), "gates", bar=0)
