@@ -77,17 +77,15 @@ def train_bundle(
     return msgspec.structs.replace(result, bundle=str(output))
 
 
-def _cross_validated(spec: TrainingSpec, folds: int, folder: Path, on_progress: OnProgress | None) -> tuple[float, ...]:
+def _cross_validated(whole: TrainingSpec, folds: int, folder: Path, told: OnProgress | None) -> tuple[float, ...]:
     """The validation score of every fold."""
-    asked = SearchSpec(task=spec.task, data=spec.data, folds=folds)
+    asked = SearchSpec(task=whole.task, data=whole.data, folds=folds)
 
-    def train(trial: TrainingSpec, work_dir: Path, _: OnProgress | None = None) -> TrainingResult:
-        scored = msgspec.structs.replace(
-            spec, fold=trial.fold, score_only=True, version=trial.version, test_data=None, with_fp32=False
-        )
-        return run_training(scored, work_dir, on_progress)
+    def train(spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
+        fold = msgspec.structs.replace(whole, fold=spec.fold, score_only=True, test_data=None, with_fp32=False)
+        return run_training(fold, work_dir, told)  # every epoch, and not only how much of the search is done
 
-    found = search(asked, train, folder, Journal(folder / "steps.json", [spec, folds]).step, lambda text, done: None)
+    found = search(asked, train, folder, Journal(folder / "steps.json", [whole, folds]).step, lambda text, done: None)
     return found.trials[0].scores
 
 
