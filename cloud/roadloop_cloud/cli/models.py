@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roadloop_cloud.app import Application
-from roadloop_cloud.cli import compress, gate, model_import, train
+from roadloop_cloud.cli import compress, gate, merge, model_import, train
 from roadloop_cloud.cli.options import DATA_OPTION, with_application, with_output, with_request
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -32,6 +32,7 @@ command.add_command(train.train)
 command.add_command(train.search)
 command.add_command(compress.compress)
 command.add_command(compress.compare)
+command.add_command(merge.command)
 command.add_command(gate.gate)
 command.add_command(gate.explain)
 command.add_command(gate.card)

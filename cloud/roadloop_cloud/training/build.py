@@ -25,6 +25,7 @@ from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_cloud.training.export import export_variants
 from roadloop_cloud.training.flow import FlowSubject
 from roadloop_cloud.training.localization import LocalizationSubject
+from roadloop_cloud.training.merge import merge_speed_lstms
 from roadloop_cloud.training.ranks import Ranks
 from roadloop_cloud.training.record import code_sha256, packages, recipe_values, training_record
 from roadloop_cloud.training.reference import reference_of
@@ -143,6 +144,9 @@ class Trainer:
         if spec.compress is not None and spec.compress.method == "quantize":
             same = Fitted(subject.model().state_dict(), 0, subject.score(subject.model().eval()))
             return _Trained(recipe, same, same)
+        if spec.merge:  # without a score: the networks may have learned from the validation rows
+            merged = Fitted(subject.model().state_dict(), 0, None)
+            return _Trained(recipe, merged, merged)
         refit = subject.refits(spec.parent is not None) if spec.refit is None else spec.refit
         refit = refit and not spec.score_only
         if recipe.whole_length:  # on all rows at once, or without the validation rows and then scored on these
@@ -320,7 +324,10 @@ def _fingerprint(spec: TrainingSpec, subject: Subject, recipe: Recipe, extent: t
 
 def open_subject(spec: TrainingSpec) -> tuple[Subject, Bundle | None]:
     """The rows of a run and its way to train, and the bundle it starts from. Raises as `Trainer.run`."""
-    parent = _open_parent(spec)
+    if spec.merge:
+        merged = [_open_bundle(spec.task, path) for path in spec.merge]
+        return _subject(spec, merge_speed_lstms([decode_weights(_weights_path(bundle)) for bundle in merged])), None
+    parent = None if spec.parent is None else _open_bundle(spec.task, spec.parent)
     state = None if parent is None else decode_weights(_weights_path(parent))
     return _subject(spec, state), parent
 
@@ -341,13 +348,11 @@ def _subject(spec: TrainingSpec, parent: State | None) -> Subject:
     return ReplayedSubject(made(msgspec.structs.replace(spec, base=None), parent), made(old, parent), spec.replay_share)
 
 
-def _open_parent(spec: TrainingSpec) -> Bundle | None:
-    if spec.parent is None:
-        return None
-    parent = Bundle.open(Path(spec.parent))
-    if parent.manifest.task != spec.task:
-        raise BundleError(f"{spec.parent}: is a bundle of {parent.manifest.task}, asked for is {spec.task}")
-    return parent
+def _open_bundle(task: str, path: str) -> Bundle:
+    bundle = Bundle.open(Path(path))
+    if bundle.manifest.task != task:
+        raise BundleError(f"{path}: is a bundle of {bundle.manifest.task}, asked for is {task}")
+    return bundle
 
 
 def _weights_path(parent: Bundle) -> Path:

@@ -89,6 +89,8 @@ def _fold_note(spec: TrainingSpec, score_name: str) -> str:
 
 
 def _course(spec: TrainingSpec, figures: CardFigures) -> str:
+    if spec.merge:
+        return f"Nothing was trained: it is {len(spec.merge)} networks in one, and its answer is the mean of theirs."
     start = "from nothing" if spec.parent is None else "from the parent version's weights"
     if figures.score is None:
         return f"Seed {spec.seed}, {start}, on all rows of the part, for {figures.best_epoch} epochs."

@@ -54,6 +54,8 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     data: DataSource
     parent: str | None = None
     """Directory of the bundle whose training weights are the start; None: from nothing."""
+    merge: tuple[str, ...] = ()
+    """Directories of bundles of which one network is made, whose answer is the mean of theirs; nothing is trained."""
     base: DataSource | None = None
     """Rows trained on beside `data`, so that what the parent knew is not forgotten."""
     replay_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None

@@ -76,8 +76,9 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         self._adjacency = self._choose_adjacency(directory)
         self._clock = _has_clock(spec, parent)
         self._hidden = HIDDEN if parent is None or "head.weight" not in parent else parent["head.weight"].shape[1]
+        self._place = PLACE if parent is None or "place" not in parent else len(parent["place"])
         self._fine_tunes = parent is not None and spec.compress is None
-        self.form = _form(self._sensors, self._clock, self._hidden)
+        self.form = _form(self._sensors, self._clock, self._hidden, self._place)
         first, end = held_out_span(len(rows), spec.fold, FIT_SHARE)
         path = directory / FOLDER / SPEED_FILE
         base = []
@@ -94,7 +95,7 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
     def model(self) -> SpeedLstm:
         """Seeded weights, or the parent's."""
         torch.manual_seed(self._seed)
-        model = SpeedLstm(self._adjacency, self._hidden, clock=self._clock)
+        model = SpeedLstm(self._adjacency, self._hidden, clock=self._clock, place=self._place)
         if self._parent is not None:
             load_state(model, self._parent | {"adjacency": self._adjacency}, "parent bundle")
         return model
@@ -104,7 +105,7 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         budget = share * _size(self.model())
         for hidden in range(self._hidden, 0, -1):
             torch.manual_seed(self._seed)
-            student = SpeedLstm(self._adjacency, hidden, clock=self._clock)
+            student = SpeedLstm(self._adjacency, hidden, clock=self._clock, place=self._place)
             if _size(student) <= budget:
                 return student
         raise ConfigError(f"share {share:g}: no network of this kind has {budget:,.0f} parameters or fewer")
@@ -112,7 +113,7 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
     def describe(self, model: torch.nn.Module) -> str:
         """One sentence for the model card."""
         assert isinstance(model, SpeedLstm)
-        return _form(self._sensors, self._clock, model.lstm.hidden_size).architecture
+        return _form(self._sensors, self._clock, model.lstm.hidden_size, self._place).architecture
 
     def student_recipe(self) -> Recipe:
         """As its teacher's."""
@@ -213,11 +214,12 @@ def _has_clock(spec: TrainingSpec, parent: State | None) -> bool:
     """As the spec says; as the parent has it where there is one, whose weights would not fit otherwise."""
     if parent is None:
         return spec.form != SPEEDS_ALONE
-    width = parent["lstm.weight_ih_l0"].shape[1] if "lstm.weight_ih_l0" in parent else 0
-    return width != SEEN_SPEEDS + PLACE
+    if "lstm.weight_ih_l0" not in parent or "place" not in parent:
+        return True  # what is wrong with it is said where it is loaded
+    return parent["lstm.weight_ih_l0"].shape[1] != SEEN_SPEEDS + len(parent["place"])
 
 
-def _form(sensors: int, clock: bool, hidden: int) -> ModelForm:
+def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:
     seen = "the mean of its neighbours by the adjacency" + (", the time of day" if clock else "")
     return ModelForm(
         kind="recurrent",
@@ -228,7 +230,7 @@ def _form(sensors: int, clock: bool, hidden: int) -> ModelForm:
         golden_high=(1.0, 1.0) if clock else (1.0,),
         labels=None,
         architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, {seen} and "
-        "four learned numbers per sensor, and adds to the last speed",
+        f"{place} learned numbers per sensor, and adds to the last speed",
     )
 
 

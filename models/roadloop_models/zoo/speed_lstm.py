@@ -17,20 +17,27 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
 
     Without `clock` it takes the speeds alone.
 
-    What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the time of day, and four
+    What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the time of day, and a few
     learned numbers that say what kind of place the sensor stands at (they know where jams come back at which hour,
     and are worth most at the longest horizon). The mean is a matrix product with a constant made from the adjacency.
     The answer is the last speed plus what the network adds to it, so that an untrained network already is the
     last-value forecast.
     """
 
-    def __init__(self, adjacency: torch.Tensor, hidden: int = HIDDEN, horizon: int = 12, clock: bool = True) -> None:
+    def __init__(
+        self,
+        adjacency: torch.Tensor,
+        hidden: int = HIDDEN,
+        horizon: int = 12,
+        clock: bool = True,
+        place: int = PLACE,
+    ) -> None:
         super().__init__()
         self.clock = CLOCK if clock else 0
         self.register_buffer("adjacency", adjacency)
         self.register_buffer("near", neighbour_mean(adjacency), persistent=False)
-        self.place = nn.Parameter(0.1 * torch.randn(PLACE, len(adjacency)))
-        self.lstm = nn.LSTM(SEEN_SPEEDS + self.clock + PLACE, hidden, batch_first=True)
+        self.place = nn.Parameter(0.1 * torch.randn(place, len(adjacency)))
+        self.lstm = nn.LSTM(SEEN_SPEEDS + self.clock + place, hidden, batch_first=True)
         self.head = nn.Linear(hidden, horizon)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -48,7 +55,7 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
         if self.clock:
             assert time_of_day is not None
             features.append(time_of_day.view(count, 1, CLOCK, 1).expand(count, window, CLOCK, sensors))
-        features.append(self.place.view(1, 1, PLACE, sensors).expand(count, window, PLACE, sensors))
+        features.append(self.place.expand(count, window, *self.place.shape))
         series = torch.cat(features, dim=2).permute(0, 3, 1, 2)
         last = speeds[:, -1]
         if chosen is not None:
