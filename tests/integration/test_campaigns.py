@@ -4,23 +4,28 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
 from roadloop_agent.campaigns.shelf import Shelf
+from roadloop_agent.drive.shadow.host import Installed, Shadow, spawner
 from roadloop_cloud.app import run_fleet
 from roadloop_cloud.cli import main
 from roadloop_cloud.identity.provisioning import load_profile
 from roadloop_cloud.store.ingest_tables import Capture
+from roadloop_models.bundle import Bundle
 from roadloop_models.campaigns.campaign import Campaign, read_campaign
-from roadloop_models.contract.messages import Campaigns
+from roadloop_models.contract.messages import Campaigns, ReleaseRef
 from tests.fakes.agent import RunningAgent
+from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud, wait_until
 
 VAN = "van-1"
@@ -159,3 +164,32 @@ def test_another_campaign_under_a_name_that_was_given_is_refused(tmp_path: Path)
         ["campaign", "push", str(tmp_path / "unsure.toml"), "--all", "--workspace", str(cloud.directory / "fleet")],
     )
     assert done.exit_code == 2 and "no vehicle with a slot of task traffic-sign is chosen" in done.stderr
+
+
+def test_a_shadow_says_about_which_frame_it_decided_otherwise(tmp_path: Path) -> None:
+    heard: dict[int, bool] = {}
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    one, other = (tiny_bundle(tmp_path / name, name, seed=seed) for name, seed in (("one", 0), ("two", 5)))
+    shadow = Shadow(
+        slot="sign",
+        candidate=installed(other, 2),
+        incumbent=installed(one, 1),
+        max_cpu_share=1.0,
+        spawn=spawner("onnx-int8", ("CPUExecutionProvider",), Path("/nowhere")),
+        clock=time.monotonic,
+        told=heard.__setitem__,
+    )
+    shadow.start()
+    try:
+        numbers = iter(range(1, 1 << 30))
+        wait_until("it has decided", lambda: shadow.offer((image,), next(numbers)) is None and len(heard) >= 3)
+    finally:
+        shadow.stop()
+    assert all(heard.values()) and all(number > 0 for number in heard)
+
+
+def installed(bundle: Bundle, release: int) -> Installed:
+    ref = ReleaseRef(
+        task="traffic-sign", release=release, version=bundle.manifest.version, manifest_sha256=bundle.manifest_sha256
+    )
+    return Installed(ref, bundle.directory)
