@@ -106,7 +106,11 @@ class SpeedScale:
     def spec(self) -> Preprocess:
         """What a manifest says to get this very function."""
         window, sensors = self._shape
-        params = {"window": window, "sensors": sensors, "scale_mph": float(self._scale_mph)}
+        params: dict[str, float | int | str | list[float]] = {
+            "window": window,
+            "sensors": sensors,
+            "scale_mph": float(self._scale_mph),
+        }
         return Preprocess(self.name, params if self._clock else params | {"clock": False})
 
     @property

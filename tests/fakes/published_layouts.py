@@ -3,6 +3,7 @@
 import csv
 import gzip
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ def write_gtsrb(root: Path) -> None:
     for class_id in range(43):
         folder = root / "Final_Training" / "Images" / f"{class_id:05d}"
         folder.mkdir(parents=True)
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for row in np.flatnonzero(signs.labels == class_id):
             track = int(signs.tracks[row] - signs.tracks[signs.labels == class_id].min())
             name = f"{track:05d}_{len(rows) % 3:05d}.ppm"
@@ -157,7 +158,7 @@ def _write_picture(path: Path, image: Array) -> None:
     assert cv2.imwrite(str(path), cv2.resize(image, (64, 64), interpolation=cv2.INTER_LINEAR)[:, :, ::-1])
 
 
-def _write_list(path: Path, rows: list[tuple[object, ...]]) -> None:
+def _write_list(path: Path, rows: Sequence[tuple[object, ...]]) -> None:
     header = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
     path.write_text("".join(";".join(map(str, row)) + "\n" for row in (header, *rows)))
 

@@ -15,7 +15,8 @@ def network(seed: int, hidden: int = 6, clock: bool = True, neighbours: float = 
     made = SpeedLstm(torch.eye(SENSORS) + neighbours * torch.ones(SENSORS, SENSORS), hidden, clock=clock)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return made.eval()
+    made.eval()
+    return made
 
 
 @pytest.mark.parametrize("clock", [True, False])

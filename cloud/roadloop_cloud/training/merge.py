@@ -62,4 +62,4 @@ def _by_gate(state: State, name: str) -> torch.Tensor:
 
 def _shared(state: State) -> int:
     """How many inputs are not place numbers."""
-    return state["lstm.weight_ih_l0"].shape[1] - len(state["place"])
+    return int(state["lstm.weight_ih_l0"].shape[1]) - len(state["place"])

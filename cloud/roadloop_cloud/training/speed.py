@@ -216,7 +216,7 @@ def _has_clock(spec: TrainingSpec, parent: State | None) -> bool:
         return spec.form != SPEEDS_ALONE
     if "lstm.weight_ih_l0" not in parent or "place" not in parent:
         return True  # what is wrong with it is said where it is loaded
-    return parent["lstm.weight_ih_l0"].shape[1] != SEEN_SPEEDS + len(parent["place"])
+    return int(parent["lstm.weight_ih_l0"].shape[1]) != SEEN_SPEEDS + len(parent["place"])
 
 
 def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:

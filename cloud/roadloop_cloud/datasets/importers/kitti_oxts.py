@@ -81,7 +81,8 @@ def _times(path: Path) -> npt.NDArray[np.float64]:
         raise DataError(f"{path}: not times of KITTI: {error}") from error
     if not len(times_ns):
         raise DataError(f"{path}: has no times")
-    return (times_ns - times_ns[0]) / 1e9
+    seconds: npt.NDArray[np.float64] = (times_ns - times_ns[0]) / 1e9
+    return seconds
 
 
 def _packet(path: Path) -> list[float]:
