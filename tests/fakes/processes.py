@@ -54,6 +54,11 @@ def listening(pids: list[int]) -> set[str]:
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 
 
+def has_in_environment(pid: int, setting: str) -> bool:
+    """Whether a process was started with `NAME=value` in its environment."""
+    return setting.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 

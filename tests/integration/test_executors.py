@@ -18,7 +18,7 @@ from roadloop_cloud.training.run import run_training
 from roadloop_cloud.training.spec import DataSource, ExecutorName, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.errors import ConfigError, DataError, FailedError, RuntimeMissingError
 from roadloop_models.tasks import get_task
-from tests.fakes.processes import LOOPBACK, descendants, holders, listening, until
+from tests.fakes.processes import LOOPBACK, descendants, has_in_environment, holders, listening, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NO_RAY = pytest.mark.skipif(
@@ -135,20 +135,29 @@ class _StopError(Exception):
 
 
 @ALL
-def test_stopping_ends_all_workers_and_listens_nowhere_else(made: Path, tmp_path: Path, executor: str) -> None:
-    addresses: set[str] = set()
+def test_stopping_ends_all_workers_and_nothing_listens_without_authentication(
+    made: Path, tmp_path: Path, executor: str
+) -> None:
+    inside, outside = set[int](), set[int]()
+    asks_for_a_token: list[bool] = []
 
     def stop(step: TrainingProgress) -> None:
         if step.stage == "train" and step.done == 1:
-            addresses.update(listening(descendants()))
+            for pid in descendants():
+                addresses = listening([pid])
+                if addresses & LOOPBACK:
+                    inside.add(pid)
+                if addresses - LOOPBACK:
+                    outside.add(pid)
+                    asks_for_a_token.append(has_in_environment(pid, "RAY_AUTH_MODE=token"))
             raise _StopError
 
     with pytest.raises(_StopError):
         run_training(_spec(made, executor, 1 if executor == "local" else 2, epochs=500), tmp_path, stop)  # type: ignore[arg-type]
     until(lambda: not holders(tmp_path / "lock"))
-    assert addresses <= LOOPBACK
-    if executor != "local":
-        assert addresses, "workers that train together have connections"
+    assert len(inside) == (0 if executor == "local" else 2), "workers that train together, and nothing else"
+    assert not outside or executor == "ray"
+    assert all(asks_for_a_token)
 
 
 @ALL

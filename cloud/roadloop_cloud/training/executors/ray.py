@@ -1,6 +1,7 @@
 """Several processes on a Ray cluster: the one that RAY_ADDRESS names, or one that is made on this machine."""
 
 import importlib.util
+import os
 import sys
 
 from roadloop_cloud.training.executors.base import Launch
@@ -19,4 +20,6 @@ class RayExecutor:
 
     def environment(self, launch: Launch) -> dict[str, str]:
         """See Executor."""
-        return {"RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray's own processes listen on all interfaces; on a cluster that is made here they ask for a token.
+        own = {} if "RAY_ADDRESS" in os.environ else {"RAY_AUTH_MODE": "token"}
+        return {"RAY_USAGE_STATS_ENABLED": "0"} | own

@@ -1,7 +1,8 @@
 """Drives a run on Ray: `python -m … SPEC BUNDLE RESULT WORKERS THREADS TOKEN`. Starts all workers anew when one dies.
 
 It is a process of its own for the same reasons as a worker, and so that the caller needs no Ray. The cluster is the one
-of RAY_ADDRESS; without it a private one on the loopback interface is made, and ended with this process.
+of RAY_ADDRESS; without it one is made on this machine, and ended with this process. Its workers meet on the loopback
+interface; Ray's own processes listen on all, and ask for a token.
 """
 
 import os
