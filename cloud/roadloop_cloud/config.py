@@ -83,8 +83,8 @@ class DriftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is compared with a release's reference is the last so many looks."""
     false_alarms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01
     """How many false alarms are expected at most in one window, over all that is watched."""
-    least_ks: Ratio = 0.1
-    """A smaller distance than this is nothing to act on, however sure it is."""
+    least_ks: Ratio = 0.15
+    """A smaller distance than this is nothing to act on: a model is surer of rows that it has learned, by about 0.1."""
     outlier_ks: Ratio = 0.5
     """How far from its cohort a vehicle must be to be quarantined."""
     keep_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0

@@ -83,7 +83,7 @@ class Watched(LiveCloud):
 
 def children(pid: int) -> dict[str, int]:
     """Name of the agent's process -> its id."""
-    found = {}
+    found: dict[str, int] = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
         found |= {name: int(child) for name in ("drive", "link") if name in command}

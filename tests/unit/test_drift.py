@@ -76,12 +76,13 @@ def test_rows_of_one_block_are_not_taken_for_evidence() -> None:
         {"track": np.arange(20_000)},
         (Signal("brightness", "made", block="track"),),
     ).signals["brightness"]
+    sensitive = Rules(least_ks=0.0)
     loud = merge(independent[0], counts_all, 0, 23)
     assert loud is not None
-    assert judge(independent[0], loud, counts_all, RULES, ALPHA).drifted
+    assert judge(independent[0], loud, counts_all, sensitive, ALPHA).drifted
     quiet = merge(independent[0], worth_one_each, 0, 23)
     assert quiet is not None
-    assert not judge(independent[0], quiet, worth_one_each, RULES, ALPHA).drifted
+    assert not judge(independent[0], quiet, worth_one_each, sensitive, ALPHA).drifted
 
 
 def test_a_tiny_change_is_no_drift_however_sure_it_is() -> None:
@@ -100,10 +101,11 @@ def test_the_change_is_dated(since: int) -> None:
 def test_the_distance_over_time_rises_with_the_change() -> None:
     generator = np.random.default_rng(6)
     parts = [part("van-1", look, draw(generator, 500, shift=1.0 if look >= 48 else 0.0)) for look in range(72)]
-    _, merged = merged_of(parts, looks=72)
-    apart = history(merged, REFERENCE, 24)
-    assert [look for look, _ in apart] == list(range(23, 72))
-    assert max(ks for look, ks in apart if look < 48) < 0.2 < 0.3 < apart[-1][1]
+    past = history(*merged_of(parts, looks=72), REFERENCE, RULES, ALPHA)
+    assert [one.look for one in past] == list(range(72))
+    assert all(one.ks < one.threshold for one in past if one.look < 48)
+    assert past[0].threshold > past[30].threshold  # a window that has just begun says little
+    assert past[-1].ks > past[-1].threshold
 
 
 def test_a_liar_is_found_however_many_rows_it_claims() -> None:

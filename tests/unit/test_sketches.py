@@ -122,7 +122,7 @@ def test_a_sketch_that_contradicts_itself_is_not_believed(lie: dict[str, object]
     valid = _valid()
     fields = {name: getattr(valid, name) for name in ("name", "rows", "unknown", "total", "counts", "kll")}
     with pytest.raises(MessageError):
-        ValueSketch("level", [0.0]).merge(SignalSketch(**{**fields, **lie}))  # type: ignore[arg-type]
+        ValueSketch("level", [0.0]).merge(SignalSketch(**{**fields, **lie}))
 
 
 def test_the_design_effect_is_what_blocks_are_worth() -> None:

@@ -220,7 +220,7 @@ def _finding_json(finding: "Finding") -> dict[str, Any]:
 
 
 def _portrait_json(portrait: "Portrait") -> dict[str, Any]:
-    history = [{"ended": ended, "ks": ks} for ended, ks in portrait.history]
+    history = [{"ended": ended, "ks": ks, "threshold": limit} for ended, ks, limit in portrait.history]
     return {**_finding_json(portrait.finding), "since": portrait.since, "history": history}
 
 

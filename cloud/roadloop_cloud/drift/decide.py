@@ -28,7 +28,7 @@ class Rules:
     """A window is so many looks; the day of traffic comes round in it."""
     false_alarms: float = 0.01
     """How many false alarms are expected at most in a window, over all that is watched."""
-    least_ks: float = 0.1
+    least_ks: float = 0.15
     """A smaller change than this is none to act on, however sure it is."""
 
     def alpha(self, watched: int) -> float:
@@ -108,12 +108,25 @@ def change_point(counts: IntArray, reference: SignalReference) -> int:
     return int(np.argmax(apart * np.sqrt(rows)))
 
 
-def history(merged: Merged, reference: SignalReference, window_looks: int) -> list[tuple[int, float]]:
-    """(look, distance of the window that ends with it), for each look with a window before it that holds anything."""
-    counts = merged.counts.sum(axis=0)
-    ends = range(window_looks - 1, len(counts)) if len(counts) >= window_looks else range(len(counts) - 1, len(counts))
-    windows = [(end, counts[max(end - window_looks + 1, 0) : end + 1].sum(axis=0)) for end in ends]
-    return [(merged.looks[end], distance.ks(reference.counts, window)) for end, window in windows if window.sum()]
+@dataclass(frozen=True)
+class Past:
+    """A window of the past: the look that it ends with, its distance, and above which it would have been an alarm."""
+
+    look: int
+    ks: float
+    threshold: float
+
+
+def history(watched: Watched, merged: Merged, reference: SignalReference, rules: Rules, alpha: float) -> list[Past]:
+    """Every window that anything was seen in, as far back as `merged` goes."""
+    past = []
+    for end in range(len(merged.looks)):
+        window = merged.counts[:, max(end - rules.window_looks + 1, 0) : end + 1]
+        if window.sum():
+            worth = independent_rows(watched.cohort.task, watched.signal, window, reference)
+            apart = distance.ks(reference.counts, window.sum(axis=(0, 1)))
+            past.append(Past(merged.looks[end], apart, threshold(reference, worth, rules, alpha)))
+    return past
 
 
 @dataclass(frozen=True)

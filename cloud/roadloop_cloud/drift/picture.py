@@ -29,8 +29,8 @@ class Portrait:
     reference: SignalReference
     counts: tuple[int, ...]
     """Of the last window, in the reference's bins."""
-    history: tuple[tuple[datetime, float], ...]
-    """(end of a window, its distance from the reference)."""
+    history: tuple[tuple[datetime, float, float], ...]
+    """(end of a window, its distance from the reference, above which it would have been an alarm)."""
     since: datetime | None
     """Where the change began; None where there is none."""
 
@@ -74,22 +74,25 @@ def _distributions(axes: "Axes", portrait: Portrait) -> None:
 
 
 def _over_time(axes: "Axes", portrait: Portrait) -> None:
-    finding = portrait.finding
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+
+    finding, locator = portrait.finding, AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     if portrait.history:
-        times, apart = zip(*portrait.history, strict=True)
-        axes.plot(times, apart, color=_NOW, marker="." if len(times) < 30 else None, linewidth=1.4)
-    axes.axhline(min(finding.threshold, 1.0), color=_LIMIT, linestyle="--", linewidth=1.0)
+        times, apart, limits = zip(*portrait.history, strict=True)
+        axes.plot(date2num(times), apart, color=_NOW, marker="." if len(times) < 30 else None, linewidth=1.4)
+        axes.plot(date2num(times), limits, color=_LIMIT, linestyle="--", linewidth=1.0)
     if portrait.since is not None:
-        axes.axvline(portrait.since, color=_LIMIT, linestyle=":", linewidth=1.0)
+        axes.axvline(date2num(portrait.since), color=_LIMIT, linestyle=":", linewidth=1.0)
     axes.set_ylim(0, 1.03)
     verdict = "drifted" if finding.drifted else "no drift"
+    limit = f"alarm above {finding.threshold:.2f}" if finding.threshold < 1 else "too little seen to raise an alarm"
     axes.set_title(
-        f"{verdict}: distance {finding.ks:.2f}, alarm above {finding.threshold:.2f}, PSI {finding.psi:.2f}",
+        f"{verdict}: distance {finding.ks:.2f}, {limit}, PSI {finding.psi:.2f}",
         fontsize=9,
         loc="left",
     )
-    for label in axes.get_xticklabels():
-        label.set_rotation(20)
     _plain(axes)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from roadloop_cloud.drift import quarantine, sketches
 from roadloop_cloud.drift.cohorts import Cohort, Told, gather, merge
-from roadloop_cloud.drift.decide import Finding, Outlier, Rules, history, judge, outliers
+from roadloop_cloud.drift.decide import Finding, Outlier, Rules, change_point, history, judge, outliers
 from roadloop_cloud.drift.picture import Portrait
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.drift_tables import DriftAlarm
@@ -222,20 +222,21 @@ class Drift:
                 row.cleared = ended
 
     def _portrait(self, finding: Finding, gathered: Any, first: int, last: int) -> Portrait:
+        alpha = self._rules.alpha(sum(self._signal_reference(*key) is not None for key in gathered))
         reference = self._signal_reference(finding.cohort, finding.signal)
         watched = gathered[finding.cohort, finding.signal]
         assert reference is not None
         whole = merge(watched, reference, first, last)
         window = merge(watched, reference, last - self._rules.window_looks + 1, last)
         assert whole is not None and window is not None
+        began = whole.looks[change_point(whole.counts.sum(axis=0), reference)]
+        past = history(watched, whole, reference, self._rules, alpha)
         return Portrait(
             finding=finding,
             reference=reference,
             counts=tuple(window.counts.sum(axis=(0, 1)).tolist()),
-            history=tuple(
-                (self._time(look + 1), ks) for look, ks in history(whole, reference, self._rules.window_looks)
-            ),
-            since=self._time(finding.since_look) if finding.drifted else None,
+            history=tuple((self._time(one.look + 1), one.ks, one.threshold) for one in past),
+            since=self._time(began) if finding.drifted else None,
         )
 
     def _told(self, session: Session, first: int, last: int) -> Sequence[Told]:

@@ -67,13 +67,15 @@ def make_reference(
     """
     values = np.asarray(rows, dtype=np.float64)
     signals = SIGNALS[task] if watched is None else watched
-    made = {}
+    made: dict[str, SignalReference] = {}
     for index, signal in enumerate(signals):
         ids = blocks.get(signal.block)
         known = np.isfinite(values[:, index])
         if ids is None or not known.any():
             continue
-        made |= {signal.name: one} if (one := _signal(signal, values[known, index], ids[known])) is not None else {}
+        one = _signal(signal, values[known, index], ids[known])
+        if one is not None:
+            made[signal.name] = one
     return Reference(task=task, signals=made)
 
 
@@ -162,4 +164,4 @@ def _quantile_edges(values: FloatArray) -> FloatArray:
 def _class_edges(values: FloatArray) -> FloatArray:
     """A bin for each whole number from 0 to the greatest seen, and one for those above."""
     top = min(int(max(values.max(), 0)), MAX_BINS - 3)
-    return np.arange(top + 1) + 0.5
+    return np.arange(top + 1, dtype=np.float64) + 0.5

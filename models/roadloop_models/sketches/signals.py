@@ -44,17 +44,19 @@ TRAFFIC_SPEED = (
     Signal("speed-spread", "standard deviation over the sensors, mph", block="day", shared=True),
     Signal("speed-step", "mean change of a sensor since the last step, mph", block="day", shared=True),
     Signal("forecast-60min", "mean forecast, mph", block="day", shared=True),
-    Signal("error-15min", "RMSE of the forecast that was about now, mph", block="hour", shared=True),
-    Signal("error-60min", "the same of the one made an hour ago", block="hour", shared=True),
-    Signal("bias-60min", "mean by which that was too fast, mph", block="hour", shared=True),
-    Signal("typical-error-15min", "median absolute error, mph", block="hour", shared=True),
+    Signal("error-15min", "RMSE of the forecast of 15 minutes ago, mph", block="hour", shared=True),
+    Signal("error-60min", "RMSE of the forecast of an hour ago, mph", block="hour", shared=True),
+    Signal("bias-60min", "how much too fast the forecast of an hour ago was, mph", block="hour", shared=True),
+    Signal(
+        "typical-error-15min", "median absolute error of the same, mph", block="hour", shared=True
+    ),
 )
 TRAFFIC_FLOW = (
     Signal("flow", "counted in the last step", block="day"),
     Signal("flow-step", "change since the step before", block="hour"),
     Signal("forecast", "for the next step", block="day"),
-    Signal("error", "of the forecast that was about the last step: absolute", block="hour"),
-    Signal("bias", "the same with its sign", block="hour"),
+    Signal("error", "absolute error of the forecast about the last step", block="hour"),
+    Signal("bias", "by which the forecast about the last step was too high", block="hour"),
 )
 DRIVE_STATE = (
     Signal("speed-kmh", "now; NaN where it is not known", block="drive"),

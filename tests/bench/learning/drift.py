@@ -73,10 +73,10 @@ def _signs(bundle: Bundle, data: Path) -> Iterator[Result]:
         "hazy": lambda images: (images * 0.5 + 90).astype(np.uint8),
     }
     resample = partial(_resample_signs, same, rows.tracks)
-    yield from _false_alarms("traffic-sign", "gtsrb32 training tracks", lambda rng: resample(rng, same))
+    yield from _false_alarms("traffic-sign", "gtsrb32 training tracks", partial(resample, later=same))
     for name, change in changes.items():
         changed = measure(images=change(rows.images))
-        yield from _delays("traffic-sign", name, lambda rng, changed=changed: resample(rng, changed))
+        yield from _delays("traffic-sign", name, partial(resample, later=changed))
     yield from _costs(same, rows.images)
 
 
@@ -97,12 +97,12 @@ def _speeds(bundle: Bundle, data: Path) -> Iterator[Result]:
     same = measure(record.speeds_mph)
     steps = record.window_starts(12) + 11
     resample = partial(_resample_speeds, same, record.steps[steps])
-    yield from _false_alarms("traffic-speed", "losloop", lambda rng: resample(rng, same))
+    yield from _false_alarms("traffic-speed", "losloop", partial(resample, later=same))
     any_days = partial(resample, later=same, knows_weekends=False)
     yield from _false_alarms("traffic-speed", "losloop, references without a weekend too", any_days, "_any_five_days")
     for name, change in changes.items():
         changed = measure(change(record.speeds_mph).astype(np.float32))
-        yield from _delays("traffic-speed", name, lambda rng, changed=changed: resample(rng, changed))
+        yield from _delays("traffic-speed", name, partial(resample, later=changed))
 
 
 Day = tuple[Reference, list[npt.NDArray[np.float64]]]
