@@ -18,12 +18,14 @@ from sqlalchemy import select
 from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.drive.shadow.host import Installed, Shadow, spawner
 from roadloop_cloud.app import run_fleet
+from roadloop_cloud.campaigns import levels
 from roadloop_cloud.cli import main
+from roadloop_cloud.fleet import intake
 from roadloop_cloud.identity.provisioning import load_profile
 from roadloop_cloud.store.ingest_tables import Capture
 from roadloop_models.bundle import Bundle
 from roadloop_models.campaigns.campaign import Campaign, read_campaign
-from roadloop_models.contract.messages import Campaigns, ReleaseRef
+from roadloop_models.contract.messages import Campaigns, CampaignsReport, ReleaseRef, Reported
 from tests.fakes.agent import RunningAgent
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud, wait_until
@@ -182,10 +184,32 @@ def test_a_shadow_says_about_which_frame_it_decided_otherwise(tmp_path: Path) ->
     shadow.start()
     try:
         numbers = iter(range(1, 1 << 30))
-        wait_until("it has decided", lambda: shadow.offer((image,), next(numbers)) is None and len(heard) >= 3)
+
+        def decided() -> bool:
+            shadow.offer((image,), next(numbers))
+            return len(heard) >= 3
+
+        wait_until("it has decided", decided)
     finally:
         shadow.stop()
     assert all(heard.values()) and all(number > 0 for number in heard)
+
+
+def test_a_restored_database_overtakes_what_a_vehicle_knows(tmp_path: Path) -> None:
+    cloud = LiveCloud(tmp_path, VAN)
+    report = Reported(
+        boot=1,
+        agent_version="0.1.0",
+        hardware="test",
+        desired_version=0,
+        slots={},
+        campaigns=CampaignsReport(version=9),
+    )
+    with cloud.app.database.transaction() as session:
+        intake.record(session, {}, {VAN: report})
+    with cloud.app.database.reading() as session:
+        ((vehicle, told),) = levels.unpublished(session)
+    assert (vehicle, told.version, told.campaigns) == (VAN, 10, ()), "what nobody knows of any more is ended"
 
 
 def installed(bundle: Bundle, release: int) -> Installed:

@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,8 @@ def drain(vehicle: Vehicle) -> None:
     """What the keeper's thread does, here."""
     keeper = vehicle.keeper
     while not keeper._queue.empty():
-        keeper._take(keeper._queue.get_nowait())
+        came = keeper._queue.get_nowait()
+        keeper._guarded(came.slot, partial(keeper._take, came))
 
 
 def test_clips_of_signals_are_what_the_back_test_predicts_with_coarse_positions(
@@ -176,12 +178,14 @@ def test_clips_of_signals_are_what_the_back_test_predicts_with_coarse_positions(
 
 def test_a_condition_sees_coarse_positions_only(config: Config, models: dict[str, Model]) -> None:
     seen: list[float] = []
+    t_s = 0.0
     vehicle = Vehicle(config, (SLOW,))
     for item in opener(config.profile.sources["drive"], None, lambda: 0.0, None)(refuse):
         assert item is not None
         values = vehicle.keeper.board.put(Frame(item.number, item.t_source_s or 0.0, 0, item.data, item.t_source_s))
         seen.append(values[LATITUDE])
-    now = vehicle.keeper.board.now(item.t_source_s or 0.0)
+        t_s = item.t_source_s or 0.0
+    now = vehicle.keeper.board.now(t_s)
     assert now[LATITUDE] == seen[-1]
     assert len({latitude for latitude in seen if not math.isnan(latitude)}) < 20
 
@@ -241,9 +245,27 @@ def test_an_image_that_cannot_be_made_ready_to_leave_does_not_leave(camera: Conf
         raise BundleError("no detector")
 
     vehicle = Vehicle(camera, (UNSURE,), broken)
-    with contextlib.suppress(BundleError):
-        look(vehicle, range(3))
+    look(vehicle, range(3))
     assert vehicle.run() == []
+
+
+def test_a_full_pipe_costs_the_item_and_no_heartbeat(camera: Config) -> None:
+    vehicle, beats = Vehicle(camera, (UNSURE,)), 0
+    vehicle.pipe.room = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        vehicle.now_s += 0.5
+
+    for number in range(2):
+        image = np.full((1000,), number, dtype=np.uint8)
+        row = [float(number), 1.0, 0.1, 0.1, 80.0, 1.0, 0.0, 0.0]
+        vehicle.keeper.see(Seen("sign", Frame(number, 0.0, 0, image), SIGN_DECISION, number + 1, row, False))
+    stop = threading.Event()
+    stop.set()
+    vehicle.keeper.run(stop, beat)
+    assert vehicle.items == [] and beats > 20
 
 
 def test_what_is_sent_already_is_not_sent_again(camera: Config) -> None:

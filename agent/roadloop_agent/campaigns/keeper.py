@@ -4,6 +4,7 @@ A slot hands over each frame with its decision and goes on; where the keeper can
 counted. What a campaign keeps is made ready to leave (privacy.py), paid for durably, and sent to link.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from roadloop_agent.campaigns.shelf import read_shelf, understood
@@ -20,7 +22,7 @@ from roadloop_agent.drive.post import About, Post
 from roadloop_agent.onboard import ON_BOARD
 from roadloop_agent.update.disk import disk_errors, write_durably
 from roadloop_models.campaigns.budgets import Budgets
-from roadloop_models.campaigns.campaign import Budget, Campaign, Understood
+from roadloop_models.campaigns.campaign import MAX_ITEM_BYTES, Budget, Campaign, Understood
 from roadloop_models.campaigns.clip import MEDIA_TYPE, pack
 from roadloop_models.campaigns.novelty import Novelty
 from roadloop_models.campaigns.sight import Board, Sight
@@ -36,6 +38,7 @@ _QUEUED = 256
 _HELD_BYTES = 64 << 20
 """Of images, in the queue and in each slot's memory of the last frames."""
 _LOOK_S = 1.0
+_TELL_S = 60.0
 _OFFER_S = 5.0
 _AGAIN_S = 0.02
 _IMAGE = "image/png"
@@ -112,6 +115,9 @@ class Keeper:
         self._looked_s = float("-inf")
         self._stamp: tuple[int, int] | None = None
         self._rest = threading.Event()
+        self._beat: Callable[[], None] = lambda: None
+        self._told_passed_over = 0
+        self._tell_s = float("-inf")
         self.passed_over = 0
         """Frames that were not looked at because the keeper was busy."""
 
@@ -136,13 +142,15 @@ class Keeper:
 
     def compared(self, slot: str, number: int, disagreed: bool) -> None:
         """The candidate in a slot's shadow has decided about the frame of that number."""
-        if slot in self._watched and not self._queue.full():
-            self._queue.put_nowait(_Answered(slot, number, disagreed))
+        if slot in self._watched:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(_Answered(slot, number, disagreed))
 
     # The keeper's own thread.
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Until `stop`, and until what was seen is dealt with."""
+        self._beat = beat
         while True:
             beat()
             self._look()
@@ -152,13 +160,19 @@ class Keeper:
                 if stop.is_set():
                     break
                 continue
-            try:
-                self._take(came)
-            except RoadloopError as error:
-                _LOG.error("campaigns of slot %s: %s", came.slot, error)
-        for desk in self._desks.values():
-            desk.watch.end()
-        self._save(ended=True)
+            self._guarded(came.slot, partial(self._take, came))
+        for slot, desk in self._desks.items():
+            self._guarded(slot, desk.watch.end)
+        self._guarded("all", partial(self._save, ended=True))
+
+    def _guarded(self, slot: str, act: Callable[[], None]) -> None:
+        """What fails costs an item, and never the process that drives."""
+        try:
+            act()
+        except RoadloopError as error:
+            _LOG.error("campaigns of slot %s: %s", slot, error)
+        except Exception:  # noqa: BLE001 (a decoder or a detector may raise anything)
+            _LOG.exception("campaigns of slot %s", slot)
 
     def _take(self, came: Seen | _Answered) -> None:
         desk = self._desks.get(came.slot)
@@ -182,6 +196,9 @@ class Keeper:
         if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
+        if self.passed_over > self._told_passed_over and now_s >= self._tell_s:
+            self._told_passed_over, self._tell_s = self.passed_over, now_s + _TELL_S
+            _LOG.warning("campaigns: %d frames were not looked at so far: too many come", self.passed_over)
         try:
             stat = self._shelf.stat()
             stamp = stat.st_mtime_ns, stat.st_ino
@@ -256,6 +273,7 @@ class Keeper:
             if self._clock() >= until_s:
                 _LOG.warning("campaign %s: %d bytes are lost: link does not take them", campaign, item.size_bytes)
                 return
+            self._beat()
             self._rest.wait(_AGAIN_S)
 
     def _save(self, ended: bool = False) -> None:
@@ -314,6 +332,9 @@ class _Desk:
         else:
             kept = [self._entries[number] for number in numbers if number in self._entries]
             content, media_type = pack([(one.frame.data.t_s, signals) for one, signals in kept]), MEDIA_TYPE
+        if len(content) > MAX_ITEM_BYTES:
+            _LOG.error("slot %s: an item of %d bytes is not sent", seen.slot, len(content))
+            return None
         sha256 = hashlib.sha256(content).hexdigest()
         return None if self._keeper.was_sent(sha256) else _Made(content, sha256, media_type, seen)
 

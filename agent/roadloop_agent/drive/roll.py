@@ -11,11 +11,11 @@ from roadloop_agent.drive.decide import ByteBudget
 from roadloop_agent.drive.frames import Frame
 from roadloop_agent.drive.outbox import Outbox
 from roadloop_agent.drive.post import About, Post
+from roadloop_models.campaigns.campaign import MAX_ITEM_BYTES
 from roadloop_models.errors import RoadloopError
 from roadloop_models.preprocess import ImageArray
 
 _LOG = logging.getLogger(__name__)
-MAX_ITEM_BYTES = 8 << 20
 _QUEUED = 32
 _WAIT_S = 0.5
 _MEDIA_TYPE = "image/png"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from roadloop_models.campaigns.budgets import Budgets
-from roadloop_models.campaigns.campaign import Campaign, Understood, understand
+from roadloop_models.campaigns.campaign import MAX_ITEM_BYTES, Campaign, Understood, understand
 from roadloop_models.campaigns.clip import pack
 from roadloop_models.campaigns.trace import TraceHead, TraceMoment
 from roadloop_models.campaigns.watch import Moment, Watch
@@ -129,14 +129,18 @@ class _Slot:
             return None
         if self._keeps == "signals":
             kept = [self._lines[number] for number in numbers if number in self._lines]
-            return _Size(len(pack([(one.t_s, one.signals or {}) for one in kept])))
+            return _bounded(len(pack([(one.t_s, one.signals or {}) for one in kept])))
         if line.size_bytes is None:
             raise DataError("the trace does not say how large its frames are; 'roadloop-agent trace' writes it")
         if line.sha256 is not None:
             if line.sha256 in self._sent:
                 return None
             self._sent.add(line.sha256)
-        return _Size(line.size_bytes)
+        return _bounded(line.size_bytes)
 
     def send(self, campaign: str, item: _Size) -> None:
         """See Outlet: nothing is sent here."""
+
+
+def _bounded(size_bytes: int) -> _Size | None:
+    return _Size(size_bytes) if size_bytes <= MAX_ITEM_BYTES else None

@@ -15,6 +15,8 @@ MAX_CAMPAIGNS = 16
 """On one vehicle."""
 MAX_FRAMES = 64
 MAX_CLIP_S = 120.0
+MAX_ITEM_BYTES = 8 << 20
+"""No larger image or clip leaves a vehicle."""
 
 Frames = Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAMES)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_CLIP_S)]
