@@ -40,7 +40,7 @@ class TimedSteps:
 
 def spent_cpu_s(steps: Steps) -> float:
     """Processor time of all steps that were done."""
-    return sum(step["cpu_s"] for step in steps.values())
+    return float(sum(step["cpu_s"] for step in steps.values()))
 
 
 def delivered_bytes(steps: Steps) -> int:

@@ -29,7 +29,7 @@ from tests.bench.learning.loop_world import HOUR_S, TASK, World, wait_for
 GENERATIONS = 3
 MOST_JOBS = 5
 EVERY_S = 10 * HOUR_S
-_JOB_S, _ROLLOUT_S = 600.0, 120.0
+_JOB_S, _ROLLOUT_S = 1200.0, 300.0
 _figure = partial(Figure, command="scripts/bench learning")
 
 
@@ -71,17 +71,16 @@ def _starter(folder: Path, context: Context) -> Path:
 
 def _generations(world: World, data: Path) -> list[Turn]:
     """Let the fleet drive and the loop learn until enough generations are published, or too many were tried."""
-    world.app.loops.enable(
-        LoopPolicy(
-            retrain=RetrainSpec(task=TASK, data=str(data), publish=True, rollout=RolloutRequest(waves=("1", "100%"))),
-            triggers=Triggers(drift=True, every_s=EVERY_S),
-            cool_down_s=0.0,
-            budget=Budget(generations=MOST_JOBS),
-        )
+    policy = LoopPolicy(
+        retrain=RetrainSpec(task=TASK, data=str(data), publish=True, rollout=RolloutRequest(waves=("1", "100%"))),
+        triggers=Triggers(drift=True, every_s=EVERY_S),
+        cool_down_s=0.0,
+        budget=Budget(generations=MOST_JOBS),
     )
     turns: list[Turn] = []
     received = 0
     with world.driving():
+        world.app.loops.enable(policy)
         while len(turns) < MOST_JOBS and sum(turn.generation.published for turn in turns) < GENERATIONS:
             if not wait_for("a generation ends", lambda: _ended(world, len(turns)), EVERY_S + _JOB_S):
                 break
@@ -89,6 +88,7 @@ def _generations(world: World, data: Path) -> list[Turn]:
             generation = status.generations[len(turns)]
             assert status.job is not None
             job = world.app.jobs.get(_jobs(world)[len(turns)])
+            assert job.state == "done", f"job {job.id} is {job.state}: {job.error}"
             if generation.published:
                 wait_for("all run it", lambda: not _rolling(world), _ROLLOUT_S)
             now_received = world.received_bytes()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -31,6 +31,8 @@ HOUR_S = STEPS_PER_HOUR / STEPS_PER_S
 DAY_S = 24 * HOUR_S
 _BIN = Path(sys.executable).parent
 _STOP_S = 20.0
+START_S = 120.0
+"""How long a loaded machine may take to start a vehicle."""
 
 
 class World:
@@ -52,15 +54,17 @@ class World:
             profile = directory / f"{vehicle}.toml"
             profile.write_text(_profile(runtime, directory / "rows" / FOLDER / SPEED_FILE))
             self.app.vehicles.add(vehicle, load_profile(str(profile)), directory / vehicle)
+            settings = directory / vehicle / "vehicle.toml"
+            text = settings.read_text()
+            assert text.count("\n[telemetry]\n") == 1
+            settings.write_text(text.replace("[telemetry]\n", f"[telemetry]\nsketch_period_s = {HOUR_S}\n"))
 
     def replay(self, name: str, rows: SpeedRows) -> None:
         """What the vehicles see from their next start on."""
         write_speeds(self.directory / name, rows)
-        for vehicle in VEHICLES:
-            path = self.directory / vehicle / "vehicle.toml"
-            lines = path.read_text().splitlines()
-            seen = f'path = "{self.directory / name / FOLDER / SPEED_FILE}"'
-            path.write_text("\n".join(seen if SPEED_FILE in line else line for line in lines) + "\n")
+        for vehicle, runtime in VEHICLES.items():
+            profile = self.directory / vehicle / "profile.toml"
+            profile.write_text(_profile(runtime, self.directory / name / FOLDER / SPEED_FILE))
 
     @contextmanager
     def service(self) -> Iterator[None]:
@@ -71,11 +75,13 @@ class World:
     @contextmanager
     def driving(self) -> Iterator[None]:
         """All vehicles drive."""
-        agents = [
-            self._process(vehicle, "roadloop-agent", "run", "--config", str(self.directory / vehicle / "vehicle.toml"))
-            for vehicle in VEHICLES
-        ]
-        with agents[0], agents[1]:
+        before = self.received_bytes()
+        with ExitStack() as running:
+            for vehicle in VEHICLES:
+                config = self.directory / vehicle / "vehicle.toml"
+                running.enter_context(self._process(vehicle, "roadloop-agent", "run", "--config", str(config)))
+            if not wait_for("telemetry", lambda: self.received_bytes() > before, START_S):
+                raise AssertionError(f"no telemetry within {START_S:g} s; {self._said()}")
             yield
 
     def received_bytes(self) -> int:
@@ -91,12 +97,17 @@ class World:
             )
         try:
             yield
+            assert process.poll() is None, f"{name} has ended; {self._said()}"
         finally:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_S)
             process.kill()
             process.wait()
+
+    def _said(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(f"{path.name}: {path.read_text()[-500:]}" for path in sorted(self.directory.glob("*.log")))
 
 
 def wait_for(what: str, reached: Callable[[], bool], timeout_s: float, every_s: float = 0.5) -> bool:
@@ -112,9 +123,6 @@ def wait_for(what: str, reached: Callable[[], bool], timeout_s: float, every_s: 
 def _profile(runtime: str, speeds: Path) -> str:
     return f"""\
 hardware = "x86-64, {runtime}"
-
-[telemetry]
-sketch_period_s = {HOUR_S}
 
 [sources.loops]
 kind = "speeds-csv"
