@@ -88,7 +88,7 @@ def _trigger(policy: LoopPolicy, seen: Seen, now: datetime) -> Decision | None:
     if triggers.new_labels is not None and seen.new_labels >= triggers.new_labels:
         return Decision("start", "labels", f"{seen.new_labels} new labels, {triggers.new_labels} are enough")
     if triggers.every_s is not None and now >= _scheduled(triggers.every_s, seen):
-        return Decision("start", "schedule", f"the last one began {since(seen.enabled, seen.generations):%F %T} UTC")
+        return Decision("start", "schedule", f"none has begun since {since(seen.enabled, seen.generations):%F %T} UTC")
     return None
 
 
