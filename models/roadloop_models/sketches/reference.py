@@ -127,15 +127,15 @@ def _signal(signal: Signal, values: FloatArray, ids: npt.NDArray[np.int64]) -> S
     names, inverse, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     if len(names) < LEAST_BLOCKS or not len(edges):
         return None
-    counts = bin_counts(edges, values)
-    at_edges = np.zeros((len(names), len(edges)))
-    np.add.at(at_edges, inverse, values[:, np.newaxis] <= edges)
+    bins = len(edges) + 1
+    cells = inverse.reshape(-1) * bins + np.searchsorted(edges, values)
+    of_blocks = np.bincount(cells, minlength=len(names) * bins).reshape(len(names), bins)
     return SignalReference(
         edges=tuple(edges.tolist()),
-        counts=tuple(counts.tolist()),
+        counts=tuple(of_blocks.sum(axis=0).tolist()),
         quantiles=tuple(np.quantile(values, np.linspace(0, 1, _QUANTILES)).tolist()),
         mean=float(values.mean()),
-        design_effect=_design_effect(at_edges, sizes.astype(np.float64)),
+        design_effect=_design_effect(of_blocks.cumsum(axis=1)[:, :-1].astype(np.float64), sizes.astype(np.float64)),
         blocks=len(names),
     )
 

@@ -47,9 +47,7 @@ TRAFFIC_SPEED = (
     Signal("error-15min", "RMSE of the forecast of 15 minutes ago, mph", block="hour", shared=True),
     Signal("error-60min", "RMSE of the forecast of an hour ago, mph", block="hour", shared=True),
     Signal("bias-60min", "how much too fast the forecast of an hour ago was, mph", block="hour", shared=True),
-    Signal(
-        "typical-error-15min", "median absolute error of the same, mph", block="hour", shared=True
-    ),
+    Signal("typical-error-15min", "median absolute error of the same, mph", block="hour", shared=True),
 )
 TRAFFIC_FLOW = (
     Signal("flow", "counted in the last step", block="day"),
