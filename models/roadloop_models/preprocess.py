@@ -92,15 +92,15 @@ class ImageStandardize:
 class SpeedScale:
     """`speed-scale`: a `SpeedWindow` -> (speeds / `scale_mph` float32 [1, window, sensors], time of day [1, 4]).
 
-    Without `clock` the speeds alone.
+    With a `clock` of 0 the speeds alone (manifests have numbers, no truth values).
     """
 
     name = "speed-scale"
 
-    def __init__(self, window: int = 12, sensors: int = 207, scale_mph: float = 70.0, clock: bool = True) -> None:
+    def __init__(self, window: int = 12, sensors: int = 207, scale_mph: float = 70.0, clock: int = 1) -> None:
         self._shape = (window, sensors)
         self._scale_mph = np.float32(scale_mph)
-        self._clock = clock
+        self._clock = bool(clock)
 
     @property
     def spec(self) -> Preprocess:
@@ -111,7 +111,7 @@ class SpeedScale:
             "sensors": sensors,
             "scale_mph": float(self._scale_mph),
         }
-        return Preprocess(self.name, params if self._clock else params | {"clock": False})
+        return Preprocess(self.name, params if self._clock else params | {"clock": 0})
 
     @property
     def scale_mph(self) -> float:

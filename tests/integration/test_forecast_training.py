@@ -84,7 +84,7 @@ def test_speeds_alone_are_a_form_that_a_child_keeps(few_sensors: Path, tmp_path:
     )
     bundle = trained(spec, tmp_path / "first")
     check_variants(bundle)
-    assert bundle.manifest.preprocess.params == {"window": 12, "sensors": 20, "scale_mph": 70.0, "clock": False}
+    assert bundle.manifest.preprocess.params == {"window": 12, "sensors": 20, "scale_mph": 70.0, "clock": 0}
     assert all(len(variant.inputs) == 1 for variant in bundle.manifest.variants)
     found = evaluate_bundle(bundle, few_sensors)
     assert all(np.isfinite(one.metrics["rmse_mph_60min"]) for one in found.values())
