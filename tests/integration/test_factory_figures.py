@@ -12,7 +12,7 @@ from roadloop_models.runners import open_runner
 from roadloop_models.tasks import get_task
 
 INT8 = ("onnx-int8", "tflite-int8")
-SPEED_BARS_MPH = {"rmse_mph_15min": 5.05, "rmse_mph_30min": 5.90, "rmse_mph_45min": 6.45, "rmse_mph_60min": 6.90}
+SPEED_BARS_MPH = {"rmse_mph_15min": 4.90, "rmse_mph_30min": 5.65, "rmse_mph_45min": 6.15, "rmse_mph_60min": 6.55}
 
 
 def _evaluate(task: str, collection: Collection, key: str) -> dict[str, float]:
