@@ -15,25 +15,19 @@ from roadloop_cloud.config import Config
 from roadloop_cloud.datasets.snapshot import Content, Snapshots
 from roadloop_cloud.founding import found_workspace
 from roadloop_cloud.gate.records import Records
-from roadloop_cloud.training.run import run_training
-from roadloop_cloud.training.spec import DataSource, TrainingSpec
 from roadloop_cloud.workspace import Workspace
-from roadloop_models.bundle import Bundle, Lineage
-from roadloop_models.packaged import packaged_bundles
+from roadloop_models.bundle import Lineage
 from roadloop_models.tasks.made_signs import made_signs
-from roadloop_models.tasks.sign_classes import SIGN_LABELS
 from roadloop_models.tasks.sign_data import (
     FOLDER,
     TEST_FILE,
     TRAIN_FILE,
-    SignRows,
-    load_training_signs,
     write_signs,
 )
 from tests.fakes.bundles import tiny_bundle
+from tests.fakes.shuffled_signs import shuffled, starter, trained_on, unseen_half
 
 TASK = "traffic-sign"
-SHUFFLED = SIGN_LABELS.index("stop")
 
 
 def workspace(root: Path, first: Path) -> Application:
@@ -113,23 +107,6 @@ def test_a_budget_of_a_profile_is_kept(tmp_path: Path, made: Path) -> None:
     assert {"size-budget onnx-int8", "latency-budget onnx-int8"} <= refused
 
 
-def trained(data: Path, folder: Path, version: str, rows: SignRows) -> Bundle:
-    """The starter, trained on with these rows beside its own; its lineage says so."""
-    write_signs(folder / "rows" / FOLDER / TRAIN_FILE, rows)
-    result = run_training(
-        TrainingSpec(
-            task=TASK,
-            version=version,
-            data=DataSource(str(folder / "rows")),
-            parent=str(packaged_bundles()[TASK].parent / "starter" / TASK),
-            base=DataSource(str(data), "starter"),
-            data_name="published",
-        ),
-        folder / "work",
-    )
-    return Bundle.open(Path(result.bundle))
-
-
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.timeout(900)
@@ -138,15 +115,10 @@ def test_labels_of_one_class_shuffled_are_refused_though_the_whole_is_better(tmp
     data = os.environ.get("ROADLOOP_DATA")
     if data is None:
         pytest.skip("ROADLOOP_DATA names no real data")
-    rest = load_training_signs(Path(data), "rest")
-    honest = rest.take(rest.tracks % 2 == 0)
-    generator = np.random.Generator(np.random.PCG64(7))
-    labels = honest.labels.copy()
-    stops = labels == SHUFFLED
-    labels[stops] = (SHUFFLED + generator.integers(1, len(SIGN_LABELS), size=int(stops.sum()))) % len(SIGN_LABELS)
-    app = workspace(tmp_path / "fleet", packaged_bundles()[TASK].parent / "starter" / TASK)
-    for version, rows in (("honest", honest), ("shuffled", SignRows(honest.images, labels, honest.tracks))):
-        app.models.register(trained(Path(data), tmp_path / version, version, rows).directory)
+    app = workspace(tmp_path / "fleet", starter())
+    honest = unseen_half(Path(data))
+    for version, rows in (("honest", honest), ("shuffled", shuffled(honest))):
+        app.models.register(trained_on(Path(data), tmp_path / version, version, rows).directory)
     code, found = run(app, "models", "gate", TASK, "honest", "--data", data)
     assert code == 0, found["refusals"]
     code, found = run(app, "models", "gate", TASK, "shuffled", "--data", data)
