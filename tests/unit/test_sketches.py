@@ -141,6 +141,15 @@ def test_a_reference_survives_its_file_and_a_changed_one_is_refused() -> None:
         decode_reference(broken)
 
 
+def test_values_that_repeat_fall_into_the_same_bins_as_in_a_sketch() -> None:
+    """3.6 times a whole number is no float32: rounded on one side only, all its rows would seem to have moved."""
+    speeds_kmh = 3.6 * np.random.default_rng(5).integers(1, 30, 4000)
+    made = reference(speeds_kmh, np.arange(4000) // 10).signals["level"]
+    sketch = ValueSketch("level", made.edges)
+    sketch.add(speeds_kmh)
+    assert tuple(sketch.counts.tolist()) == made.counts
+
+
 def test_too_few_blocks_make_no_reference() -> None:
     assert reference(np.arange(300.0), np.arange(300) // 100).signals == {}
 

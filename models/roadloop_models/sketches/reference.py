@@ -65,7 +65,8 @@ def make_reference(
 
     A signal that is known in too few rows, or in too few blocks, has no reference: nothing could be said about it.
     """
-    values = np.asarray(rows, dtype=np.float64)
+    # Sketches hold float32: a value that repeats must fall on the same side of an edge here and there.
+    values = np.asarray(rows, dtype=np.float32).astype(np.float64)
     signals = SIGNALS[task] if watched is None else watched
     made: dict[str, SignalReference] = {}
     for index, signal in enumerate(signals):
