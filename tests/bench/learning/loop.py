@@ -1,7 +1,7 @@
 """The loop itself, measured: generations that nobody asked for, from data in time order.
 
 The packaged starter was trained on the first 22 hours of losloop's week; the fleet replays the other training rows,
-once, while the loop learns by its schedule and by the drift that it sees.
+once, while the loop learns at each day of data, and by the drift that it sees.
 """
 
 import tempfile
@@ -24,11 +24,10 @@ from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks.speed_data import load_training_speeds
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.learning.context import Context
-from tests.bench.learning.loop_world import HOUR_S, TASK, World, wait_for
+from tests.bench.learning.loop_world import DAY_S, TASK, World, wait_for
 
 GENERATIONS = 3
-MOST_JOBS = 5
-EVERY_S = 10 * HOUR_S
+MOST_JOBS = 6
 _JOB_S, _ROLLOUT_S = 1200.0, 300.0
 _figure = partial(Figure, command="scripts/bench learning")
 
@@ -73,7 +72,7 @@ def _generations(world: World, data: Path) -> list[Turn]:
     """Let the fleet drive and the loop learn until enough generations are published, or too many were tried."""
     policy = LoopPolicy(
         retrain=RetrainSpec(task=TASK, data=str(data), publish=True, rollout=RolloutRequest(waves=("1", "100%"))),
-        triggers=Triggers(drift=True, every_s=EVERY_S),
+        triggers=Triggers(drift=True, every_s=DAY_S),
         cool_down_s=0.0,
         budget=Budget(generations=MOST_JOBS),
     )
@@ -82,7 +81,7 @@ def _generations(world: World, data: Path) -> list[Turn]:
     with world.driving():
         world.app.loops.enable(policy)
         while len(turns) < MOST_JOBS and sum(turn.generation.published for turn in turns) < GENERATIONS:
-            if not wait_for("a generation ends", lambda: _ended(world, len(turns)), EVERY_S + _JOB_S):
+            if not wait_for("a generation ends", lambda: _ended(world, len(turns)), DAY_S + _JOB_S):
                 break
             (status,) = world.app.loops.status()
             generation = status.generations[len(turns)]
