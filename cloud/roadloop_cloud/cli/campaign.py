@@ -1,5 +1,6 @@
 """`roadloop campaign`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from roadloop_cloud.cli.options import with_application, with_output
 from roadloop_cloud.cli.output import Output, details, seconds, size, table
 
 if TYPE_CHECKING:
+    from roadloop_cloud.campaigns.backtest import Predicted
     from roadloop_cloud.campaigns.service import OnVehicle, Pushed
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -88,26 +90,36 @@ def test(output: Output, files: tuple[Path, ...], logs: tuple[Path, ...]) -> Non
     if not found:
         tasks = ", ".join(sorted({campaign.task for campaign in campaigns}))
         raise BadInputError(f"{', '.join(map(str, logs))}: no slot of task {tasks}")
-    columns = ("vehicle", "slot", "campaign", "drive", "hits", "items", "MB", "MB/day")
-    rows = [
-        (
-            one.vehicle,
-            one.slot,
-            one.campaign,
-            seconds(one.seconds),
-            f"{one.hits} and {one.refused} over budget" if one.refused else one.hits,
-            one.items,
-            f"{one.size_bytes / 1e6:.3f}",
-            f"{one.bytes_per_day / 1e6:.1f}",
-        )
-        for one in found
-    ]
-    shown = [{**vars(one), "bytes_per_day": one.bytes_per_day} for one in found]
-    output.result(
-        shown,
-        table(columns, rows),
-        "MB/day: at the rate of this drive around the clock, without the budget's end of the day",
-    )
+    _print_predicted(output, found)
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option("--vehicle", "vehicles", multiple=True, help="Only this vehicle's telemetry; repeatable.")
+@click.option(
+    "--item-bytes",
+    type=click.IntRange(min=1),
+    help="How large a frame is. Default: as what was captured of the task so far, on average.",
+)
+@with_application
+def estimate(
+    *, app: Application, output: Output, files: tuple[Path, ...], vehicles: tuple[str, ...], item_bytes: int | None
+) -> None:
+    """Estimate what campaigns would have sent, from the decisions that the fleet has sent already.
+
+    Hits are those of the vehicles' own decisions; bytes are an estimate, since telemetry does not say how large a frame
+    is. Signals, novelty and shadows are not in it: 'test' knows them.
+
+    \b
+    Example:
+      roadloop campaign estimate unsure.toml
+    """
+    from roadloop_cloud.campaigns.stored import estimate_stored
+    from roadloop_models.campaigns.campaign import read_campaign
+
+    campaigns = [read_campaign(file) for file in files]
+    found = estimate_stored(app.database, app.telemetry.read_stream, campaigns, vehicles or None, item_bytes)
+    _print_predicted(output, found)
 
 
 @command.command()
@@ -195,6 +207,29 @@ def stop(app: Application, output: Output, name: str) -> None:
     vehicles = app.campaigns.stop(name)
     said = f"campaign {name} ends on {', '.join(vehicles)}" if vehicles else f"campaign {name} ran on no vehicle"
     output.result({"campaign": name, "vehicles": vehicles}, said)
+
+
+def _print_predicted(output: Output, found: Sequence["Predicted"]) -> None:
+    columns = ("vehicle", "slot", "campaign", "drive", "hits", "items", "MB", "MB/day")
+    rows = [
+        (
+            one.vehicle,
+            one.slot,
+            one.campaign,
+            seconds(one.seconds),
+            f"{one.hits} and {one.refused} over budget" if one.refused else one.hits,
+            one.items,
+            f"{one.size_bytes / 1e6:.3f}",
+            f"{one.bytes_per_day / 1e6:.1f}",
+        )
+        for one in found
+    ]
+    shown = [{**vars(one), "bytes_per_day": one.bytes_per_day} for one in found]
+    output.result(
+        shown,
+        table(columns, rows),
+        "MB/day: at the rate of this drive around the clock, without the budget's end of the day",
+    )
 
 
 def _row(one: "OnVehicle") -> tuple[object, ...]:
