@@ -13,6 +13,8 @@ from roadloop_cloud.training.compress.compare import Recorder, compare, differen
 from roadloop_models.bundle import Bundle
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks import get_task
+from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write_signs
 
 torch: Any = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -89,7 +91,6 @@ def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn_from_it() ->
 def test_hints_reach_the_student_and_leave_the_teacher_alone() -> None:
     from roadloop_cloud.training.compress.distil import DistilLearner, Teaching
     from roadloop_cloud.training.sign import SignLearner
-    from roadloop_models.tasks.made_signs import made_signs
     from roadloop_models.zoo.sign_cnn import STAGES
 
     teacher, student = _network(1), _network(2, (8, 8, 8, 8, 16, 16, 16)).train()
@@ -139,8 +140,8 @@ def test_disagreement_is_a_share_of_rows_or_of_the_answers_size() -> None:
 
 
 def test_a_comparison_names_what_every_file_costs_and_achieves(tmp_path: Path) -> None:
-    task, bundle = get_task("traffic-sign"), Bundle.open(packaged_bundles()["traffic-sign"])
-    task.write_made_data(tmp_path, seed=4)
+    bundle = Bundle.open(packaged_bundles()["traffic-sign"])
+    write_signs(tmp_path / FOLDER / TEST_FILE, made_signs(2, 1, seed=4), with_tracks=False)
     rows = compare([bundle], tmp_path)
     assert [row.key for row in rows] == ["onnx-int8", "tflite-int8", "onnx-fp32"]
     assert {row.parameters for row in rows} == {learned_parameters(bundle)}
@@ -170,10 +171,11 @@ def test_a_recorder_answers_as_its_runner(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made signs and speeds, test rows included."""
+    """A few made signs, and made speeds, test rows included."""
     directory = tmp_path_factory.mktemp("made")
-    for task in ("traffic-sign", "traffic-speed"):
-        get_task(task).write_made_data(directory, seed=11)
+    write_signs(directory / FOLDER / TRAIN_FILE, made_signs(3, 2, seed=11))
+    write_signs(directory / FOLDER / TEST_FILE, made_signs(2, 1, seed=12), with_tracks=False)
+    get_task("traffic-speed").write_made_data(directory, seed=11)
     return directory
 
 

@@ -51,7 +51,6 @@ _REPORT = click.option("--report", type=click.Path(path_type=Path, dir_okay=Fals
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of what the method's recipe says.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Keep checkpoints here, to go on after.")
 @_REPORT
 @with_output
 def compress(
@@ -92,7 +91,6 @@ def compress(
             seed=options["seed"],
             epochs=options["epochs"],
             qat_above=options["qat_above"],
-            work_dir=options["work"],
             threads=options["threads"],
             on_progress=show_progress,
         )

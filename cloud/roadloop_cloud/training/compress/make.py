@@ -1,6 +1,6 @@
 """`models compress`: from a bundle to a smaller one. No torch here."""
 
-import tempfile
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -9,7 +9,7 @@ from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress, run_training
 from roadloop_cloud.training.spec import DataSource, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
-from roadloop_models.errors import BundleError
+from roadloop_models.errors import BadInputError, BundleError
 from roadloop_models.tasks import Part
 
 
@@ -24,15 +24,14 @@ def compress_bundle(
     seed: int = 0,
     epochs: int | None = None,
     qat_above: float | None = None,
-    work_dir: Path | None = None,
     threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> TrainingResult:
     """Compress `parent` on training rows below `data_dir` and write the bundle `output`, with an fp32 file.
 
-    It is evaluated on the test rows below `data_dir`. In a `work_dir` of an earlier, killed run it goes on after the
-    last checkpoint. Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where the
-    task's network cannot be compressed that way.
+    It is evaluated on the test rows below `data_dir`. Killed and asked for again, it goes on after the last epoch.
+    Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where the task's network
+    cannot be compressed that way.
     """
     if output.exists():
         raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
@@ -51,11 +50,15 @@ def compress_bundle(
         qat_above=qat_above,
     )
     spec = msgspec.structs.replace(spec, command=_command(spec, parent))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".compress-", dir=output.parent) as scratch:
-        folder = work_dir or Path(scratch)
-        result = run_training(spec, folder, on_progress)
-        (folder / BUNDLE_FOLDER).rename(output)
+    work_dir = output.parent / f".compress-{output.name}"
+    work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        result = run_training(spec, work_dir, on_progress)
+        (work_dir / BUNDLE_FOLDER).rename(output)
+    except BadInputError:  # the same command would fail again, so nothing will be gone on with
+        shutil.rmtree(work_dir)
+        raise
+    shutil.rmtree(work_dir)
     return msgspec.structs.replace(result, bundle=str(output))
 
 
