@@ -33,3 +33,5 @@ def test_people_read_it_in_words() -> None:
     step = TrainingProgress(stage="train", done=3, total=24, message="loss 0.7", eta_s=150.0)
     assert in_words(step) == "train 3/24: loss 0.7; 2.5 min left"
     assert in_words(TrainingProgress(stage="load", done=0, total=1)) == "load"
+    checked = TrainingProgress(stage="check", done=3, total=300, eta_s=9.0)
+    assert in_words(checked) == "check", "one line in a log, and not three hundred"

@@ -87,7 +87,7 @@ class _Training:
         if len(self.asked) == self.die_at:
             raise self.dies_as
         assert on_progress is not None
-        on_progress(TrainingProgress(stage="train", done=1, total=2, eta_s=3.0))
+        on_progress(TrainingProgress(stage="train", done=1, total=2, message="loss 1", eta_s=3.0))
         rate, fold = spec.recipe.peak_rate or 0.01, 0 if spec.fold is None else spec.fold.index
         return TrainingResult(
             bundle="", metrics={"error": abs(rate - 0.03) + fold / 100}, best_epoch=fold + 1, rows=9, seconds={}
@@ -118,7 +118,7 @@ def test_every_trial_is_validated_on_every_fold(tmp_path: Path) -> None:
     assert json.loads(json.dumps(result))["trials"][1]["scores"] == list(found.trials[1].scores)
     done = [share for _, share in told]
     assert done == sorted(done)
-    assert told[0][0] == "trial 1 fold 1 (the task's recipe): train 1/2; 3 s left"
+    assert told[0][0] == "trial 1 fold 1 (the task's recipe): train 1/2: loss 1; 3 s left"
 
 
 @pytest.mark.parametrize("die_at", [1, 2, 6, 12])

@@ -38,10 +38,11 @@ class Eta:
 
 
 def in_words(step: TrainingProgress) -> str:
-    """For people: `train 3/24: loss 0.71, score 0.02; 2.5 min left`."""
-    counted = f" {step.done}/{step.total}" if step.total > 1 else ""
-    said = f": {step.message}" if step.message else ""
+    """For people: `train 3/24: loss 0.71, score 0.02; 2.5 min left`; what has nothing to say is named alone."""
+    if not step.message:
+        return step.stage
+    said = f"{step.stage} {step.done}/{step.total}: {step.message}"
     if step.eta_s is None:
-        return f"{step.stage}{counted}{said}"
+        return said
     left = f"{step.eta_s:.0f} s" if step.eta_s < 120 else f"{step.eta_s / 60:.1f} min"
-    return f"{step.stage}{counted}{said}; {left} left"
+    return f"{said}; {left} left"
