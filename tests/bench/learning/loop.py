@@ -1,7 +1,7 @@
 """The loop itself, measured: generations that nobody asked for, from data in time order.
 
-The packaged starter was trained on the first 22 hours of losloop's week; the fleet replays the other training rows,
-once, while the loop learns at each day of data, and by the drift that it sees.
+The packaged starter was trained on the first 22 hours of losloop's week; the fleet replays the other training rows
+while the loop learns at each day of data, and by the drift that it sees.
 """
 
 import tempfile
@@ -90,6 +90,8 @@ def _generations(world: World, data: Path) -> list[Turn]:
             assert job.state == "done", f"job {job.id} is {job.state}: {job.error}"
             if generation.published:
                 wait_for("all run it", lambda: not _rolling(world), _ROLLOUT_S)
+                states = {view.state for view in world.app.rollouts.list()}
+                assert states == {"succeeded"}, f"rollouts are {states}"
             now_received = world.received_bytes()
             turns.append(Turn(job, generation, now_received - received, (now_utc() - generation.began).total_seconds()))
             received = now_received
@@ -108,7 +110,7 @@ def _ended(world: World, before: int) -> bool:
 
 
 def _rolling(world: World) -> bool:
-    return any(view.state in ("running", "paused") for view in world.app.rollouts.list())
+    return any(view.state == "running" for view in world.app.rollouts.list())
 
 
 def _of_generations(turns: Sequence[Turn]) -> Iterator[Result]:

@@ -1,7 +1,8 @@
 """A fleet that replays the week of losloop in time order, through real agents and a real broker, to a real service.
 
 Time runs quickly: STEPS_PER_S five-minute steps a second, so that an hour of data is HOUR_S seconds of the clock. What
-the service counts in hours (periods of sketches, looks for drift) is set to that.
+the service counts in hours (periods of sketches, looks for drift) is set to that. After the last row a vehicle begins
+again with the first: on trial a release has to decide something.
 """
 
 import signal
@@ -127,6 +128,7 @@ hardware = "x86-64, {runtime}"
 [sources.loops]
 kind = "speeds-csv"
 pace = "as-consumed"
+loop = true
 path = "{speeds}"
 rate_hz = {STEPS_PER_S}
 
