@@ -75,7 +75,8 @@ def test_validation_counts_both_sides() -> None:
     subject = ReplayedSubject(NEW, OLD, 0.25)
     model = NEW.model()
     assert subject.score(model) == pytest.approx(0.75 * NEW.score(model) + 0.25 * OLD.score(model))
-    assert subject.calibration() == [(1.5,), (1.5,), (-1.5,), (-1.5,)]
+    rows: Any = subject.calibration()
+    assert rows == [(1.5,), (1.5,), (-1.5,), (-1.5,)]
     assert "Replayed, in 25% of the batches" in subject.split_note
 
 

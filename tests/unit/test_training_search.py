@@ -107,7 +107,8 @@ def _search(folder: Path, training: _Training, told: list[Any] | None = None) ->
 
 
 def test_every_trial_is_validated_on_every_fold(tmp_path: Path) -> None:
-    training, told = _Training(), []
+    training = _Training()
+    told: list[Any] = []
     found = _search(tmp_path / "work", training, told)
     assert [(spec.fold.index, spec.fold.count) for spec in training.asked if spec.fold] == [(0, 3), (1, 3), (2, 3)] * 4
     assert all(spec.score_only and spec.test_data is None for spec in training.asked)
