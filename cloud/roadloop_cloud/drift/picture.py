@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,17 +74,18 @@ def _distributions(axes: "Axes", portrait: Portrait) -> None:
 
 
 def _over_time(axes: "Axes", portrait: Portrait) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib import dates
 
-    finding, locator = portrait.finding, AutoDateLocator(maxticks=8)
+    days: Any = dates  # says nothing of its types
+    finding, locator = portrait.finding, days.AutoDateLocator(maxticks=8)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(days.ConciseDateFormatter(locator))
     if portrait.history:
         times, apart, limits = zip(*portrait.history, strict=True)
-        axes.plot(date2num(times), apart, color=_NOW, marker="." if len(times) < 30 else None, linewidth=1.4)
-        axes.plot(date2num(times), limits, color=_LIMIT, linestyle="--", linewidth=1.0)
+        axes.plot(days.date2num(times), apart, color=_NOW, marker="." if len(times) < 30 else None, linewidth=1.4)
+        axes.plot(days.date2num(times), limits, color=_LIMIT, linestyle="--", linewidth=1.0)
     if portrait.since is not None:
-        axes.axvline(date2num(portrait.since), color=_LIMIT, linestyle=":", linewidth=1.0)
+        axes.axvline(days.date2num(portrait.since), color=_LIMIT, linestyle=":", linewidth=1.0)
     axes.set_ylim(0, 1.03)
     verdict = "drifted" if finding.drifted else "no drift"
     limit = f"alarm above {finding.threshold:.2f}" if finding.threshold < 1 else "too little seen to raise an alarm"
