@@ -167,4 +167,6 @@ def test_the_next_worker_goes_on_with_a_search_job(tmp_path: Path) -> None:
 def test_a_journal_of_other_work_is_not_gone_on_with(tmp_path: Path) -> None:
     Journal(tmp_path / "j.json", {"seed": 1}).step("a", lambda: 1)
     assert Journal(tmp_path / "j.json", {"seed": 1}).step("a", lambda: 2) == 1
+    Journal(tmp_path / "s.json", [SPEC, 3]).step("a", lambda: 1)
+    assert Journal(tmp_path / "s.json", [SPEC, 3]).step("a", lambda: 2) == 1, "a spec has tuples, JSON has lists"
     assert Journal(tmp_path / "j.json", {"seed": 2}).step("a", lambda: 3) == 3

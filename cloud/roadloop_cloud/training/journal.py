@@ -14,7 +14,8 @@ class Journal:
 
     def __init__(self, path: Path, asked: Any) -> None:
         """`asked` (JSON) is what the work is: a file of other work is not gone on with."""
-        self._path, self._asked = path, msgspec.to_builtins(asked)
+        self._path = path
+        self._asked = msgspec.json.decode(msgspec.json.encode(asked))  # as the file has it: lists for tuples
         self._steps: dict[str, Any] = {}
         if path.exists():
             found = msgspec.json.decode(path.read_bytes())
