@@ -47,6 +47,20 @@ def test_signs_reach_the_bar_in_both_runtimes_and_int8_costs_little() -> None:
         assert fp32 - accuracy <= 0.001, key
 
 
+def test_the_pruned_int8_files_are_a_third_of_the_whole_in_fp32() -> None:
+    whole, pruned = (Bundle.open(packaged_bundles(name)["traffic-sign"]) for name in ("factory", "pruned"))
+    fp32_bytes = whole.manifest.file_entry(whole.variant_by_key("onnx-fp32").file).size_bytes
+    for key in INT8:
+        assert 3 * pruned.manifest.file_entry(pruned.variant_by_key(key).file).size_bytes <= fp32_bytes
+
+
+@pytest.mark.realdata
+def test_the_pruned_int8_files_are_nearly_as_right_as_the_whole_in_fp32() -> None:
+    whole = _evaluate("traffic-sign", "factory", "onnx-fp32")["accuracy"]
+    for key in INT8:
+        assert whole - _evaluate("traffic-sign", "pruned", key)["accuracy"] <= 0.003, key
+
+
 @pytest.mark.realdata
 def test_speeds_reach_the_bars_in_both_runtimes_and_int8_costs_little() -> None:
     fp32 = _evaluate("traffic-speed", "factory", "onnx-fp32")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from roadloop_cloud.rollout.evidence import Bound
 from roadloop_cloud.fleet.choosing import Chosen
+from roadloop_cloud.rollout.evidence import Bound
 from roadloop_cloud.rollout.shadow_runs import ShadowRun
 from roadloop_models.contract.messages import ShadowPolicy
 from tests.fakes.live_cloud import wait_until

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli import main
 from roadloop_cloud.fleet import desired
-from roadloop_cloud.rollout.evidence import Bound
 from roadloop_cloud.fleet.choosing import Chosen
+from roadloop_cloud.rollout.evidence import Bound
 from roadloop_cloud.rollout.shadow_runs import ShadowRuns
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import Release, RolloutClaim, RolloutRow

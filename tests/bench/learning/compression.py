@@ -5,7 +5,7 @@ that ships.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,25 +33,19 @@ def figures(context: Context) -> Iterator[Result]:
     if context.data is None:
         yield Skipped("compression", "ROADLOOP_DATA names no data")
         return
-    if not context.full and not _shipped():
-        yield Skipped("compression", "no student and no pruned network ship: --full makes them")
-        return
     figure = partial(Figure, command=f"scripts/bench learning{' --full' if context.full else ''}")
+    names = [name for name in MADE if context.full or _ships(name)]
+    yield from (Skipped(f"compression_{name}", "none ships: --full makes one") for name in MADE if name not in names)
     with tempfile.TemporaryDirectory() as folder:
         teacher = Bundle.open(packaged_bundles()[SIGN])
-        small = {name: _small(name, teacher, context, Path(folder)) for name in MADE}
-        reports = _by_bundle([teacher, *small.values()], context.data)
-    whole, student, pruned = reports
-    share = (student[FP32].parameters or 0) / (whole[FP32].parameters or 1)
-    yield figure("student_parameters_share", share, "of the teacher's", bar=0.25)
-    yield figure("student_accuracy_loss", _worst_loss(whole, student), "points", bar=0.3)
-    smaller = min(whole[FP32].size_bytes / pruned[key].size_bytes for key in INT8)
-    yield figure("pruned_int8_smaller", smaller, "times", bar=3.0, direction="at least")
-    faster = whole[FP32].latency_us / pruned["onnx-int8"].latency_us
-    yield figure("pruned_int8_faster", faster, "times", bar=2.0, direction="at least")
-    lost = max(100 * (_accuracy(whole[FP32]) - _accuracy(pruned[key])) for key in INT8)
-    yield figure("pruned_int8_accuracy_loss", lost, "points of fp32", bar=0.3)
-    for name, report in zip(("teacher", *MADE), reports, strict=True):
+        made = [_small(name, teacher, context, Path(folder)) for name in names]
+        whole, *others = _by_bundle([teacher, *made], context.data)
+    reports: dict[str, Reports] = dict(zip(names, others, strict=True))
+    if "student" in reports:
+        yield from _student(whole, reports["student"], figure)
+    if "pruned" in reports:
+        yield from _pruned(whole, reports["pruned"], figure)
+    for name, report in {"teacher": whole, **reports}.items():
         for key, row in report.items():
             yield figure(f"{name}_{key}_latency", row.latency_us, "us")
             yield figure(f"{name}_{key}_accuracy", 100 * _accuracy(row), "% of test_a")
@@ -64,9 +58,25 @@ def figures(context: Context) -> Iterator[Result]:
         yield figure(f"lstm_{key}_latency", speeds[key].latency_us, "us")
 
 
-def _shipped() -> bool:
+def _student(whole: Reports, student: Reports, figure: Callable[..., Figure]) -> Iterator[Figure]:
+    share = (student[FP32].parameters or 0) / (whole[FP32].parameters or 1)
+    yield figure("student_parameters_share", share, "of the teacher's", bar=0.25)
+    lost = max(100 * (_accuracy(whole[key]) - _accuracy(student[key])) for key in INT8)
+    yield figure("student_accuracy_loss", lost, "points", bar=0.3)
+
+
+def _pruned(whole: Reports, pruned: Reports, figure: Callable[..., Figure]) -> Iterator[Figure]:
+    smaller = min(whole[FP32].size_bytes / pruned[key].size_bytes for key in INT8)
+    yield figure("pruned_int8_smaller", smaller, "times", bar=3.0, direction="at least")
+    faster = whole[FP32].latency_us / pruned["onnx-int8"].latency_us
+    yield figure("pruned_int8_faster", faster, "times", bar=2.0, direction="at least")
+    lost = max(100 * (_accuracy(whole[FP32]) - _accuracy(pruned[key])) for key in INT8)
+    yield figure("pruned_int8_accuracy_loss", lost, "points of fp32", bar=0.3)
+
+
+def _ships(name: Collection) -> bool:
     try:
-        return all(SIGN in packaged_bundles(name) for name in MADE)
+        return SIGN in packaged_bundles(name)
     except NotFoundError:
         return False
 
@@ -88,8 +98,3 @@ def _by_bundle(bundles: list[Bundle], data: Path) -> list[Reports]:
 
 def _accuracy(row: VariantReport) -> float:
     return row.metrics["accuracy"]
-
-
-def _worst_loss(whole: Reports, small: Reports) -> float:
-    """Points, file by file of the same runtime and precision."""
-    return max(100 * (_accuracy(whole[key]) - _accuracy(small[key])) for key in INT8)
