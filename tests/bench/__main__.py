@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 from rich.console import Console
@@ -13,7 +14,8 @@ from rich.table import Table
 from tests.bench import delivery, fleet, learning, soak, vehicle
 from tests.bench.figures import Figure, Result, Skipped, machine
 
-GROUPS: dict[str, Callable[[Path | None], Iterable[Result]]] = {
+Measure: TypeAlias = Callable[[Path | None], Iterable[Result]]
+GROUPS: dict[str, Measure] = {
     "vehicle": vehicle.figures,
     "delivery": delivery.figures,
     "fleet": fleet.figures,
@@ -37,7 +39,7 @@ def main(groups: tuple[str, ...], as_json: bool, full: bool) -> None:
     Example: ROADLOOP_DATA=/data scripts/bench vehicle learning
     """
     data = os.environ.get("ROADLOOP_DATA")
-    measures = {**GROUPS, "learning": partial(learning.figures, full=full)}
+    measures: dict[str, Measure] = {**GROUPS, "learning": partial(learning.figures, full=full)}
     console = Console(stderr=True)
     results: list[Result] = []
     for group in groups or USUAL:

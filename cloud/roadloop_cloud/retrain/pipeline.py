@@ -140,9 +140,9 @@ class Retraining:
             if spec.publish or spec.rollout is not None:
                 publish = partial(self.releases.publish, spec.task, named["candidate"], step=work.progress)
                 release = timed.step(PUBLISH, lambda: publish().release)
-            if spec.rollout is not None and release is not None:
-                timed.step(DELIVERY, lambda: self.delivery(spec.task, release, _target(spec.rollout)))
-                rollout = timed.step("rollout", lambda: self._roll_out(spec, spec.rollout, release))
+            if (wanted := spec.rollout) is not None and release is not None:
+                timed.step(DELIVERY, partial(self.delivery, spec.task, release, _target(wanted)))
+                rollout = timed.step("rollout", partial(self._roll_out, spec, wanted, release))
         shutil.rmtree(folder, ignore_errors=True)
         return {
             **_result(spec, named, verdict, before, after),
