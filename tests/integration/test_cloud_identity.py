@@ -135,6 +135,7 @@ def test_the_access_list_gives_each_only_what_it_needs() -> None:
         "topic read roadloop/v1/+/up/t/+",
         "topic read roadloop/v1/+/up/lost",
         "topic read roadloop/v1/+/up/blob/+/+",
+        "topic read roadloop/v1/+/up/sketch",
         "topic write roadloop/v1/+/down/cursor",
     ]
     assert not [line for line in blocks["cloud-fleet"] if "cursor" in line or "up/t" in line]
