@@ -1,7 +1,6 @@
 """The gate by its command: made data, and real signs with the labels of one class shuffled."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,6 @@ def test_a_budget_of_a_profile_is_kept(tmp_path: Path, made: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.timeout(2400)
-@pytest.mark.skipif("ROADLOOP_LONG" not in os.environ, reason="trains for minutes: ROADLOOP_LONG=1 runs it")
 def test_labels_of_one_class_shuffled_are_refused_though_the_whole_is_better(tmp_path: Path) -> None:
     """Half of the tracks that the starter has not seen, as they are and with stop signs called anything else."""
     data = os.environ.get("ROADLOOP_DATA")
