@@ -1,6 +1,7 @@
 """The gate by its command: made data, and real signs with the labels of one class shuffled."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
