@@ -226,7 +226,7 @@ def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:
         preprocess=SpeedScale(WINDOW, sensors, SCALE_MPH, clock).spec,
         inputs=("speeds", "time_of_day") if clock else ("speeds",),
         outputs=("forecast",),
-        golden_low=(0.1, -1.0) if clock else (0.1,),
+        golden_low=(0.0, -1.0) if clock else (0.0,),
         golden_high=(1.0, 1.0) if clock else (1.0,),
         labels=None,
         architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, {seen} and "
