@@ -41,13 +41,13 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_flow_learns_more_than_the_last_value_and_goes_on_from_a_parent(counts: Path, tmp_path: Path) -> None:
-    spec = TrainingSpec(task="traffic-flow", version="v-1", data=DataSource(str(counts), "starter"), epochs=24)
+    spec = TrainingSpec(task="traffic-flow", version="v-1", data=DataSource(str(counts), "starter"), epochs=8)
     first = trained(spec, tmp_path / "first")
     check_variants(first)
     last = load_test_flow(counts).flow_veh
     plain = forecast_errors(last[12:], last[11:-1])["rmse_veh"]
     before = {key: found.metrics["rmse_veh"] for key, found in evaluate_bundle(first, counts).items()}
-    assert max(before.values()) < 0.97 * plain
+    assert max(before.values()) < 0.95 * plain
     get_task("traffic-flow").write_part(counts, "rest", tmp_path / "snapshot")
     again = msgspec.structs.replace(
         spec,

@@ -23,7 +23,7 @@ from roadloop_models.tasks.flow_data import (
 )
 from roadloop_models.tasks.made_flow import made_flow
 
-MADE_DAYS, MADE_TEST_DAYS = 12, 4
+MADE_DAYS, MADE_TEST_DAYS = 28, 4
 CLUSTER_STEPS = 24
 """Forecasts of the same two hours share rows, and what was unusual then."""
 _PROGRESS_ROWS = 256
@@ -114,7 +114,7 @@ class TrafficFlow:
         return len(rows)
 
     def write_made_data(self, directory: Path, seed: int) -> None:
-        """Twelve days of made counts to learn from and the four after them to test with."""
+        """Four weeks of made counts to learn from and the four after them to test with."""
         rows = made_flow(MADE_DAYS + MADE_TEST_DAYS, seed)
         cut = len(rows) * MADE_DAYS // (MADE_DAYS + MADE_TEST_DAYS)
         write_flow(directory / FOLDER / TRAIN_FILE, rows.span(0, cut))
