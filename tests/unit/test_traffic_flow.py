@@ -81,7 +81,7 @@ def test_windows_do_not_reach_over_a_missing_step() -> None:
 def test_starter_and_rest_are_all(tmp_path: Path) -> None:
     get_task("traffic-flow").write_made_data(tmp_path, seed=1)
     whole, starter, rest = (load_training_flow(tmp_path, part) for part in ("all", "starter", "rest"))
-    assert len(starter) + len(rest) == len(whole) == 12 * 288 and len(load_test_flow(tmp_path)) == 4 * 288
+    assert len(starter) + len(rest) == len(whole) == 28 * 288 and len(load_test_flow(tmp_path)) == 4 * 288
     np.testing.assert_array_equal(np.concatenate([starter.steps, rest.steps]), whole.steps)
     get_task("traffic-flow").write_part(tmp_path, "starter", tmp_path / "snapshot")
     np.testing.assert_array_equal(load_training_flow(tmp_path / "snapshot", "snapshot").flow_veh, starter.flow_veh)
