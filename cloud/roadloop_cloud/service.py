@@ -30,7 +30,7 @@ class FleetFigures:
 
 
 def child_specs(workspace: Workspace, processes: dict[str, int], *, broker: bool) -> list[ChildSpec]:
-    """The programs to run: `processes` maps a process of app.py to how many of it."""
+    """The programs to run: `processes` maps a process of app/processes.py to how many of it."""
     specs = []
     if broker:
         program = find_mosquitto()

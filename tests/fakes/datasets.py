@@ -24,7 +24,7 @@ def make_datasets(
     *,
     quarantined: Collection[str] = (),
 ) -> Datasets:
-    """As app.py builds them."""
+    """As app/ builds them."""
     captures, labels = Captures(database, blob_path, read_stream), Labels(database)
     labelling = Labelling(labels, captures, lambda _: SIGN_LABELS, lambda: quarantined)
     return Datasets(snapshots, read_stream, captures, labels, labelling, incumbent, lambda: quarantined)

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from roadloop_agent.campaigns.shelf import Shelf
 from roadloop_agent.drive.shadow.host import Installed, Shadow, spawner
-from roadloop_cloud.app import run_fleet
+from roadloop_cloud.app.processes import run_fleet
 from roadloop_cloud.campaigns import levels
 from roadloop_cloud.cli import main
 from roadloop_cloud.fleet import intake

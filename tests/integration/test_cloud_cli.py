@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from roadloop_cloud.app import PROCESSES
+from roadloop_cloud.app.processes import PROCESSES
 from roadloop_cloud.workspace import Workspace
 from tests.fakes.cloud import batch_message, lost_message
 from tests.fakes.live_cloud import LiveCloud, free_port, wait_until

@@ -21,7 +21,7 @@ KILL_AT_FIRST_ACKNOWLEDGEMENT = """
 import os, signal, sys
 from pathlib import Path
 from roadloop_cloud import mqtt
-from roadloop_cloud.app import main
+from roadloop_cloud.app.__main__ import main
 
 def die(self, received):
     os.kill(os.getpid(), signal.SIGKILL)

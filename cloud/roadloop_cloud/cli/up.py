@@ -30,7 +30,7 @@ def command(app: Application, output: Output, ingest: int, with_broker: bool) ->
     Example:
       roadloop up --broker --workspace ./fleet
     """
-    from roadloop_cloud.app import PROCESSES
+    from roadloop_cloud.app.processes import PROCESSES
     from roadloop_cloud.broker import write_broker_files
     from roadloop_cloud.founding import ensure_identities
     from roadloop_cloud.service import broker_answers, child_specs, fleet_figures, only_one
