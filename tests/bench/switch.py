@@ -60,11 +60,10 @@ class Tally:
 
     def missing(self, spans_ms: Sequence[Span]) -> int:
         """How many frames were not decided about whose gap lies in, or reaches into, one of these spans."""
-        decided = zip(pairwise(self.items), pairwise(self.times_ms), strict=True)
-        numbers = max(self.items) - min(self.items) + 1  # a recording that begins again
+        gaps = zip(missing_between(self.items), pairwise(self.times_ms), strict=True)
         return sum(
-            (after - before - 1) % numbers
-            for (before, after), (left_ms, right_ms) in decided
+            missing
+            for missing, (left_ms, right_ms) in gaps
             if any(left_ms <= end_ms and right_ms >= begin_ms for begin_ms, end_ms in spans_ms)
         )
 
@@ -72,6 +71,21 @@ class Tally:
         """The longest time between two decisions in a span."""
         times = [time_ms for time_ms in self.times_ms if span_ms[0] <= time_ms <= span_ms[1]]
         return max(later - before for before, later in pairwise(times))
+
+
+def missing_between(items: Sequence[int]) -> list[int]:
+    """How many frames are missing between each two that were decided about; they are numbered from 0, again and again.
+
+    A recording that begins again does so at once, ahead of its pace: nobody wants one of its first two frames.
+    """
+    length = max(items, default=0) + 1
+    missing = [(after - before - 1) % length for before, after in pairwise(items)]
+    for index, (before, after) in enumerate(pairwise(items)):
+        if after <= before:
+            passed_over = next((at for at, gap in enumerate(missing[index : index + 2], index) if gap), None)
+            if passed_over is not None:
+                missing[passed_over] -= 1
+    return missing
 
 
 def figures(data: Path | None) -> list[Result]:
