@@ -43,6 +43,13 @@ _REPORT = click.option("--report", type=click.Path(path_type=Path, dir_okay=Fals
 )
 @click.option("--hints", type=click.FloatRange(0), default=1.0, show_default=True, help="Weight of attention maps.")
 @click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    type=_BUNDLE,
+    help="One more bundle whose answers are averaged with BUNDLE's (distil, prune); may be given again.",
+)
+@click.option(
     "--qat-above",
     type=click.FloatRange(0),
     help="Train on quantization-aware where int8 loses more than this on validation rows (0.001: 0.1 points).",
@@ -75,6 +82,7 @@ def compress(
         temperature=options["temperature"],
         soft_share=options["soft_share"],
         hint_weight=options["hints"],
+        teachers=tuple(str(path) for path in options["teachers"]),
     )
     with output.steps(f"Compressing {parent.manifest.task} {parent.manifest.version}") as step:
 

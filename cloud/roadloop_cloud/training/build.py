@@ -105,7 +105,7 @@ class Trainer:
         with self._stage("load"):
             subject, parent = open_subject(self._spec)
             if self._spec.compress is not None:
-                subject = compressed(subject, self._spec.compress)
+                subject = compressed(subject, self._spec.compress, _teachers(self._spec))
             if self._spec.qat_above is not None:
                 roundable(subject)
         trained = self._train(subject, target.parent / CHECKPOINTS)
@@ -330,6 +330,12 @@ def open_subject(spec: TrainingSpec) -> tuple[Subject, Bundle | None]:
     parent = None if spec.parent is None else _open_bundle(spec.task, spec.parent)
     state = None if parent is None else decode_weights(_weights_path(parent))
     return _subject(spec, state), parent
+
+
+def _teachers(spec: TrainingSpec) -> list[State]:
+    """The weights of those that teach beside the parent."""
+    paths = () if spec.compress is None else spec.compress.teachers
+    return [decode_weights(_weights_path(_open_bundle(spec.task, path))) for path in paths]
 
 
 def _subject(spec: TrainingSpec, parent: State | None) -> Subject:

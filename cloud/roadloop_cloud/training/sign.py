@@ -85,11 +85,13 @@ are where most errors are.""",
     def model(self) -> SignCnn:
         """Seeded weights, or the parent's, which may have fewer channels. Raises BundleError for another network's."""
         torch.manual_seed(self._seed)
-        channels = CHANNELS if self._parent is None else _channels(self._parent)
-        model = _in_channels_last(SignCnn(len(SIGN_LABELS), channels=channels))
         if self._parent is not None:
-            load_state(model, self._parent, "parent bundle")
-        return model
+            return _loaded(self._parent, "parent bundle")
+        return _in_channels_last(SignCnn(len(SIGN_LABELS), channels=CHANNELS))
+
+    def network(self, state: State) -> SignCnn:
+        """Another bundle's, of its own width. Raises BundleError for another network's weights."""
+        return _loaded(state, "teacher")
 
     def recipe(self, fine_tune: bool) -> Recipe:
         """From nothing, or two short epochs from a parent, whose first stage (half of the time) stays as it is."""
@@ -164,6 +166,12 @@ are where most errors are.""",
         preprocess = ImageStandardize(clip=CLIP)
         chosen = np.linspace(0, len(self._all) - 1, min(CALIBRATION_IMAGES, len(self._all))).astype(int)
         return [preprocess(self._all.images[index]) for index in chosen]
+
+
+def _loaded(state: State, source: str) -> SignCnn:
+    model = _in_channels_last(SignCnn(len(SIGN_LABELS), channels=_channels(state)))
+    load_state(model, state, source)
+    return model
 
 
 class SignLearner:

@@ -16,7 +16,7 @@ from roadloop_cloud.training.spec import TrainingSpec
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_cloud.training.train import Batch, Recipe
 from roadloop_cloud.training.weights import State, load_state
-from roadloop_models.errors import ConfigError, DataError
+from roadloop_models.errors import BundleError, ConfigError, DataError
 from roadloop_models.preprocess import SpeedScale, SpeedWindow, time_of_day
 from roadloop_models.tasks.speed_data import (
     FOLDER,
@@ -98,6 +98,15 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         model = SpeedLstm(self._adjacency, self._hidden, clock=self._clock, place=self._place)
         if self._parent is not None:
             load_state(model, self._parent | {"adjacency": self._adjacency}, "parent bundle")
+        return model
+
+    def network(self, state: State) -> SpeedLstm:
+        """Another bundle's, of its own width. Raises BundleError for another network's weights."""
+        if "head.weight" not in state or "place" not in state:
+            raise BundleError("teacher: its weights are not those of a forecaster of road speeds")
+        hidden, place = state["head.weight"].shape[1], len(state["place"])
+        model = SpeedLstm(self._adjacency, hidden, clock=self._clock, place=place)
+        load_state(model, state | {"adjacency": self._adjacency}, "teacher")
         return model
 
     def student(self, share: float) -> SpeedLstm:

@@ -5,7 +5,7 @@ Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017; they have n
 different widths can be compared without layers in between that would have to be learned too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,10 +40,17 @@ class Teaching:
 
 
 class DistilLearner:
-    """The batches of another learner, with the teacher's answers to them in the loss."""
+    """The batches of another learner, with the teachers' answers to them in the loss.
 
-    def __init__(self, inner: Teachable, teacher: torch.nn.Module, teaching: Teaching) -> None:
+    Of several teachers the mean of their answers counts (networks that began differently err differently), and the
+    hints of the first.
+    """
+
+    def __init__(
+        self, inner: Teachable, teacher: torch.nn.Module, teaching: Teaching, others: Sequence[torch.nn.Module] = ()
+    ) -> None:
         self._inner, self._teacher, self._teaching = inner, teacher.eval(), teaching
+        self._others = [other.eval() for other in others]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -59,6 +66,8 @@ class DistilLearner:
         teaching, inputs = self._teaching, self._inner.inputs(batch)
         with torch.no_grad(), tapped(self._teacher, teaching.hints) as wanted:
             target = self._teacher(*inputs)
+            if self._others:
+                target = torch.stack([target, *(other(*inputs) for other in self._others)]).mean(dim=0)
         with tapped(model, teaching.hints) as found:
             answer = model(*inputs)
         hard = self._inner.loss_of(answer, batch)

@@ -35,6 +35,9 @@ def compress_bundle(
     """
     if output.exists():
         raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
+    settings = msgspec.structs.replace(
+        settings, teachers=tuple(str(Path(teacher).resolve()) for teacher in settings.teachers)
+    )
     spec = TrainingSpec(
         task=parent.manifest.task,
         version=version,
@@ -72,6 +75,9 @@ def _command(spec: TrainingSpec, parent: Bundle) -> str:
         options += (
             f" --temperature {asked.temperature:g} --soft-share {asked.soft_share:g} --hints {asked.hint_weight:g}"
         )
+    for path in asked.teachers:
+        taught_by = Bundle.open(Path(path)).manifest
+        options += f" --teacher {taught_by.task}/{taught_by.version}"
     options += "" if spec.qat_above is None else f" --qat-above {spec.qat_above:g}"
     options += f" --part {spec.data.part} --seed {spec.seed}"
     options += "" if spec.epochs is None else f" --epochs {spec.epochs}"

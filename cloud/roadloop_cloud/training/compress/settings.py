@@ -25,3 +25,5 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Of the loss that is the difference to the teacher's answer; the rest is that to the label."""
     hint_weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Of the difference between the two networks' attention maps at the end of each stage."""
+    teachers: tuple[str, ...] = ()
+    """Directories of more bundles of the task: the teacher's answer is then the mean of theirs and the parent's."""

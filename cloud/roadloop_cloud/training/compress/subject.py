@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol, cast
 
@@ -15,6 +15,7 @@ from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.subject import ModelForm, Subject
 from roadloop_cloud.training.train import Learner, Recipe
+from roadloop_cloud.training.weights import State
 from roadloop_models.errors import ConfigError
 
 
@@ -27,6 +28,9 @@ class Narrowable(Subject, Protocol):
 
     def student(self, share: float) -> torch.nn.Module:
         """A seeded network with at most `share` of the parameters. Raises ConfigError where there is none so small."""
+
+    def network(self, state: State) -> torch.nn.Module:
+        """That of another bundle of the task, by its weights. Raises BundleError for another kind's."""
 
     def describe(self, model: torch.nn.Module) -> str:
         """One sentence on a network of some width, for the model card."""
@@ -51,15 +55,19 @@ class Prunable(Narrowable, Protocol):
         """How it is trained on while it is rounded as int8 rounds it."""
 
 
-def compressed(subject: Subject, settings: Compression) -> Subject:
-    """The subject of a compression; `subject` is that of the parent bundle.
+def compressed(subject: Subject, settings: Compression, teachers: Sequence[State] = ()) -> Subject:
+    """The subject of a compression; `subject` is that of the parent bundle, `teachers` the weights of those beside it.
 
-    Raises ConfigError where the task's network cannot be compressed that way.
+    Raises ConfigError where the task's network cannot be compressed that way, BundleError for a teacher of another
+    kind.
     """
+    if teachers and settings.method not in ("distil", "prune"):
+        raise ConfigError(f"{settings.method} takes no more teachers; distil and prune do")
     needed = {"distil": "student", "prune": "pruned", "qat": "rounded_recipe", "quantize": "model"}[settings.method]
     if not hasattr(subject, needed):
         raise ConfigError(f"{settings.method} is not there for this task's network; 'quantize' is for every one")
-    return CompressedSubject(subject, settings)
+    others = [cast(Narrowable, subject).network(state) for state in teachers]
+    return CompressedSubject(subject, settings, others)
 
 
 def roundable(subject: Subject) -> Prunable:
@@ -89,8 +97,9 @@ def rounded_training(
 class CompressedSubject:
     """Stands in the place of the task's own subject while its parent is compressed."""
 
-    def __init__(self, subject: Subject, settings: Compression) -> None:
-        self.task_subject, self._settings = subject, settings
+    def __init__(self, subject: Subject, settings: Compression, others: Sequence[torch.nn.Module] = ()) -> None:
+        """`others`: teachers beside the parent."""
+        self.task_subject, self._settings, self._others = subject, settings, others
 
     @property
     def card(self) -> CardTexts:
@@ -159,10 +168,16 @@ class CompressedSubject:
         teacher = self.task_subject.model()
         if self._settings.method == "qat":
             return rounded_training(self, teacher, self._settings, everything=everything)[0]
-        return _taught(self.task_subject, teacher, self._settings, everything)
+        return _taught(self.task_subject, teacher, self._settings, everything, self._others)
 
 
-def _taught(subject: Subject, teacher: torch.nn.Module, settings: Compression, everything: bool) -> DistilLearner:
+def _taught(
+    subject: Subject,
+    teacher: torch.nn.Module,
+    settings: Compression,
+    everything: bool,
+    others: Sequence[torch.nn.Module] = (),
+) -> DistilLearner:
     teaching = Teaching(
         classes=subject.form.labels is not None,
         hints=cast(Narrowable, subject).hints,
@@ -170,4 +185,4 @@ def _taught(subject: Subject, teacher: torch.nn.Module, settings: Compression, e
         soft_share=settings.soft_share,
         hint_weight=settings.hint_weight,
     )
-    return DistilLearner(cast(Teachable, subject.learner(everything)), teacher, teaching)
+    return DistilLearner(cast(Teachable, subject.learner(everything)), teacher, teaching, others)
