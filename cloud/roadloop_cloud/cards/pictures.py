@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from roadloop_cloud.drawing import blank_figure
 from roadloop_cloud.gate.calibration import Bin
 from roadloop_models.tasks import Evaluation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _BAR, _LINE = "#2e7d9a", "#c0392b"
 _DPI = 110
@@ -45,7 +42,7 @@ def slices_of(evaluation: Evaluation) -> list[Slice]:
 
 def draw_slices(slices: Sequence[Slice], unit: str, path: Path) -> None:
     """A bar for each slice, and behind its name on how many rows."""
-    figure = _figure(7.0, 0.8 + 0.17 * len(slices))
+    figure = blank_figure(7.0, 0.8 + 0.17 * len(slices))
     axes = figure.subplots()
     axes.barh(range(len(slices)), [one.error for one in slices], color=_BAR)
     axes.set_yticks(range(len(slices)), [f"{one.kind}: {one.label} ({one.rows})" for one in slices], fontsize=6)
@@ -56,7 +53,7 @@ def draw_slices(slices: Sequence[Slice], unit: str, path: Path) -> None:
 
 def draw_reliability(bins: Sequence[Bin], error: float, path: Path) -> None:
     """Share of hits by confidence; on the diagonal a model is as often right as it is sure."""
-    figure = _figure(4.0, 3.6)
+    figure = blank_figure(4.0, 3.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     axes.plot([one.confidence for one in bins], [one.hit_share for one in bins], "o-", color=_LINE, markersize=4)
@@ -68,7 +65,7 @@ def draw_reliability(bins: Sequence[Bin], error: float, path: Path) -> None:
 
 def draw_disturbances(undisturbed: float, disturbed: dict[str, float], metric: str, path: Path) -> None:
     """The metric on rows as they are and on rows made worse."""
-    figure = _figure(5.0, 2.6)
+    figure = blank_figure(5.0, 2.6)
     axes = figure.subplots()
     names, values = ["as they are", *disturbed], [undisturbed, *disturbed.values()]
     bars = axes.bar(range(len(names)), values, color=[_LINE, *[_BAR] * len(disturbed)])
@@ -76,12 +73,3 @@ def draw_disturbances(undisturbed: float, disturbed: dict[str, float], metric: s
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel(metric, fontsize=8)
     figure.savefig(path, dpi=_DPI)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
