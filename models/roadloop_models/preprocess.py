@@ -6,12 +6,12 @@ guessing would feed a model numbers that it was not trained on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from roadloop_models.bundle.manifest import Preprocess
+from roadloop_models.bundle.manifest import Manifest, Preprocess
 from roadloop_models.counting.foreground import ForegroundPair
 from roadloop_models.detect.letterbox import ImageLetterbox
 from roadloop_models.drive_state.window import ObdWindow
@@ -21,6 +21,16 @@ from roadloop_models.localization.trace import SpeedTracePreprocess
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 Preprocessor = Callable[[Any], tuple[FloatArray, ...]]
+
+
+class Named(Protocol):
+    """A preprocessor that manifests name."""
+
+    name: str
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+OtherT = TypeVar("OtherT", bound=Named)
 
 STEPS_PER_DAY = 288
 """Five-minute steps; step 0 of a record is 00:00."""
@@ -185,3 +195,16 @@ def build_preprocess(spec: Preprocess) -> Preprocessor:
         return PREPROCESSORS[spec.name](**spec.params)
     except (TypeError, ValueError) as error:
         raise BundleError(f"manifest.json: preprocess: params: {error}") from error
+
+
+def preprocess_of(manifest: Manifest, kind: type[NamedT], *others: type[OtherT]) -> NamedT | OtherT:
+    """The function that a manifest names, which is one of these kinds. Raises BundleError where it is not."""
+    kinds: tuple[type[NamedT] | type[OtherT], ...] = (kind, *others)
+    preprocess = build_preprocess(manifest.preprocess)
+    for one in kinds:
+        if isinstance(preprocess, one):
+            return preprocess
+    raise BundleError(
+        f"manifest of {manifest.task} {manifest.version}: preprocess is '{manifest.preprocess.name}', "
+        f"expected {' or '.join(repr(one.name) for one in kinds)}"
+    )

@@ -146,7 +146,7 @@ def test_a_folder_without_test_windows_or_a_bundle_of_another_kind_is_refused(tm
         **{name: getattr(BUNDLE.manifest, name) for name in BUNDLE.manifest.__struct_fields__}
         | {"preprocess": SpeedScale().spec}
     )
-    with pytest.raises(BundleError, match="not for OBD"):
+    with pytest.raises(BundleError, match="preprocess is 'speed-scale', expected 'obd-window'"):
         TASK.preprocessor(other)
 
 

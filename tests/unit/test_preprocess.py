@@ -8,15 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from roadloop_models.bundle import Preprocess
+from roadloop_models.bundle import Bundle, Preprocess
 from roadloop_models.errors import BundleError, ModelInputError
+from roadloop_models.packaged import packaged_bundles
 from roadloop_models.postprocess import Classify, SpeedForecast
 from roadloop_models.preprocess import (
+    FlowScale,
     ImageArray,
     ImageStandardize,
     SpeedScale,
     SpeedWindow,
     build_preprocess,
+    preprocess_of,
     time_of_day,
 )
 
@@ -109,6 +112,13 @@ def test_a_manifest_says_enough_to_build_the_same_function(function: ImageStanda
 def test_an_unknown_function_or_parameter_is_refused(spec: Preprocess, says: str) -> None:
     with pytest.raises(BundleError, match=says):
         build_preprocess(spec)
+
+
+def test_a_function_of_another_task_is_refused_with_those_that_fit() -> None:
+    manifest = Bundle.open(packaged_bundles()["traffic-speed"]).manifest
+    assert isinstance(preprocess_of(manifest, ImageStandardize, SpeedScale), SpeedScale)
+    with pytest.raises(BundleError, match=r"preprocess is 'speed-scale', expected 'image-standardize' or 'flow-scale'"):
+        preprocess_of(manifest, ImageStandardize, FlowScale)
 
 
 @given(arrays(np.float32, (1, 5), elements=st.floats(-80, 80, width=32)))

@@ -23,8 +23,8 @@ from roadloop_models.drive_state.judging import (
 )
 from roadloop_models.drive_state.signals import ODD_ABOVE
 from roadloop_models.drive_state.window import ROWS, FloatArray, ObdWindow
-from roadloop_models.errors import BundleError, DataError
-from roadloop_models.preprocess import build_preprocess
+from roadloop_models.errors import DataError
+from roadloop_models.preprocess import preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import OBD
@@ -58,10 +58,7 @@ class DriveState:
 
     def preprocessor(self, manifest: Manifest) -> ObdWindow:
         """Window of OBD values -> input tensor. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, ObdWindow):
-            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for OBD signals")
-        return preprocess
+        return preprocess_of(manifest, ObdWindow)
 
     def postprocessor(self, bundle: Bundle) -> ReadAnswers:
         """Output tensors -> `Answers`, which `decide` compares with the window."""

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from roadloop_models.bundle import Bundle, Manifest, Variant
-from roadloop_models.errors import BundleError, DataError
+from roadloop_models.errors import DataError
 from roadloop_models.localization import Drift, DriftPostprocess, SpeedTrace, SpeedTracePreprocess
 from roadloop_models.localization.outages import Drive, Ended
-from roadloop_models.preprocess import build_preprocess
+from roadloop_models.preprocess import preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.localization_data import (
@@ -70,13 +70,7 @@ class Localization:
 
     def preprocessor(self, manifest: Manifest) -> SpeedTracePreprocess:
         """`SpeedTrace` -> input tensors. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, SpeedTracePreprocess):
-            raise BundleError(
-                f"manifest of {manifest.task} {manifest.version}: preprocess is '{manifest.preprocess.name}', expected "
-                f"'{SpeedTracePreprocess.name}'"
-            )
-        return preprocess
+        return preprocess_of(manifest, SpeedTracePreprocess)
 
     def postprocessor(self, bundle: Bundle) -> DriftPostprocess:
         """Output tensors -> `Drift`."""

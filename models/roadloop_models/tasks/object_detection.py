@@ -7,8 +7,8 @@ import numpy as np
 from roadloop_models.bundle import Bundle, Manifest, Variant
 from roadloop_models.detect import Detections, Detector, ImageLetterbox, open_detector
 from roadloop_models.detect.average_precision import average_precision
-from roadloop_models.errors import BundleError, DataError
-from roadloop_models.preprocess import build_preprocess
+from roadloop_models.errors import DataError
+from roadloop_models.preprocess import preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.object_data import ANNOTATIONS_FILE, FOLDER, load_objects, write_made_objects
@@ -29,13 +29,7 @@ class ObjectDetection:
 
     def preprocessor(self, manifest: Manifest) -> ImageLetterbox:
         """uint8 RGB [h, w, 3] -> input tensors. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, ImageLetterbox):
-            raise BundleError(
-                f"manifest of {manifest.task} {manifest.version}: preprocess is '{manifest.preprocess.name}', "
-                f"expected '{ImageLetterbox.name}'"
-            )
-        return preprocess
+        return preprocess_of(manifest, ImageLetterbox)
 
     def postprocessor(self, bundle: Bundle) -> Detector:
         """(output tensors, height and width of the image) -> `Detections`. Raises BundleError where they do not fit."""

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from roadloop_models.bundle import Bundle, Manifest, Variant
-from roadloop_models.errors import BundleError, DataError
+from roadloop_models.errors import DataError
 from roadloop_models.postprocess import FlowForecast
-from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, FlowScale, FlowWindow, build_preprocess
+from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, FlowScale, FlowWindow, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import COUNTS
@@ -42,10 +42,7 @@ class TrafficFlow:
 
     def preprocessor(self, manifest: Manifest) -> FlowScale:
         """`FlowWindow` -> input tensors. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, FlowScale):
-            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for counts")
-        return preprocess
+        return preprocess_of(manifest, FlowScale)
 
     def postprocessor(self, bundle: Bundle) -> FlowForecast:
         """Output tensors -> vehicles in the next five minutes, a float."""

@@ -13,7 +13,7 @@ from roadloop_models.bundle import Bundle, Manifest, Postprocess, Variant
 from roadloop_models.detect import ImageLetterbox
 from roadloop_models.errors import BundleError
 from roadloop_models.postprocess import Classify
-from roadloop_models.preprocess import ImageStandardize, build_preprocess
+from roadloop_models.preprocess import ImageStandardize, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import IMAGES
@@ -54,10 +54,7 @@ class TrafficSign:
 
     def preprocessor(self, manifest: Manifest) -> ImageStandardize | ImageLetterbox:
         """uint8 RGB [h, w, 3] -> input tensors. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, ImageStandardize | ImageLetterbox):
-            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for images")
-        return preprocess
+        return preprocess_of(manifest, ImageStandardize, ImageLetterbox)
 
     def postprocessor(self, bundle: Bundle) -> Classify:
         """Output tensors -> `SignClass`. Raises BundleError without labels, or where scores are not as many."""

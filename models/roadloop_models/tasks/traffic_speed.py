@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.bundle import Bundle, Manifest, Variant
-from roadloop_models.errors import BundleError, DataError
+from roadloop_models.errors import DataError
 from roadloop_models.postprocess import SpeedForecast
-from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, SpeedScale, SpeedWindow, build_preprocess
+from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, SpeedScale, SpeedWindow, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import SPEEDS
@@ -47,10 +47,7 @@ class TrafficSpeed:
 
     def preprocessor(self, manifest: Manifest) -> SpeedScale:
         """`SpeedWindow` -> input tensors. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, SpeedScale):
-            raise BundleError(f"manifest of {manifest.task} {manifest.version}: preprocess is not for speeds")
-        return preprocess
+        return preprocess_of(manifest, SpeedScale)
 
     def postprocessor(self, bundle: Bundle) -> SpeedForecast:
         """Output tensors -> mph float32 [sensors, horizon]."""

@@ -11,7 +11,7 @@ from roadloop_models.counting.lines import MIDDLE, Line
 from roadloop_models.counting.watcher import Watcher
 from roadloop_models.detect import Detector, ImageLetterbox, open_detector
 from roadloop_models.errors import BundleError, DataError
-from roadloop_models.preprocess import ImageArray, build_preprocess
+from roadloop_models.preprocess import ImageArray, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.clip_data import TrueCrossing, load_clips, write_clip
@@ -41,13 +41,7 @@ class VehicleCount:
 
     def preprocessor(self, manifest: Manifest) -> ForegroundPair | ImageLetterbox:
         """What `Watcher.look` applies to frames. Raises BundleError where the manifest names another function."""
-        preprocess = build_preprocess(manifest.preprocess)
-        if not isinstance(preprocess, ForegroundPair | ImageLetterbox):
-            raise BundleError(
-                f"manifest of {manifest.task} {manifest.version}: preprocess is '{manifest.preprocess.name}', expected "
-                f"'{ForegroundPair.name}' or '{ImageLetterbox.name}'"
-            )
-        return preprocess
+        return preprocess_of(manifest, ForegroundPair, ImageLetterbox)
 
     def postprocessor(self, bundle: Bundle) -> HeatBoxes | Detector:
         """(output tensors, height and width of the frame) -> `Detections`. Raises BundleError where they do not fit."""
