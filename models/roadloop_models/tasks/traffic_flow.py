@@ -8,7 +8,7 @@ import numpy as np
 from roadloop_models.bundle import Bundle, Manifest, Variant
 from roadloop_models.errors import DataError
 from roadloop_models.postprocess import FlowForecast
-from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, FlowScale, FlowWindow, preprocess_of
+from roadloop_models.preprocess import FloatArray, FlowScale, FlowWindow, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import COUNTS
@@ -21,6 +21,7 @@ from roadloop_models.tasks.flow_data import (
     load_training_flow,
     write_flow,
 )
+from roadloop_models.tasks.forecasting import forecast_windows, step_keys, time_labels
 from roadloop_models.tasks.made_flow import made_flow
 
 MADE_DAYS, MADE_TEST_DAYS = 28, 4
@@ -74,35 +75,28 @@ class TrafficFlow:
         if not len(starts):
             raise DataError(f"{data_dir / FOLDER / TEST_FILE}: {len(rows)} rows, expected {WINDOW + 1} or more")
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
-        forecasts = np.empty(len(starts), dtype=np.float32)
-        for index, start in enumerate(starts):
-            stop = start + WINDOW
-            item = FlowWindow(rows.flow_veh[start:stop], int(rows.steps[stop]))
-            if disturbance is not None:
-                item = disturbance(item, index)
-            forecasts[index] = postprocess(runner.run(preprocess(item)))
-            if index % _PROGRESS_ROWS == 0:
-                progress(index, len(starts))
-        progress(len(starts), len(starts))
+        forecasts = forecast_windows(
+            starts,
+            lambda start: FlowWindow(rows.flow_veh[start : start + WINDOW], int(rows.steps[start + WINDOW])),
+            lambda window: postprocess(runner.run(preprocess(window))),
+            disturbance,
+            progress,
+            every=_PROGRESS_ROWS,
+        )
         truth, steps = rows.flow_veh[starts + WINDOW], rows.steps[starts + WINDOW]
-        hour = steps % STEPS_PER_DAY * 24 // STEPS_PER_DAY
         return Evaluation(
             forecast_errors(truth, forecasts),
             len(starts),
             losses=((forecasts - truth) ** 2).astype(np.float32),
             root=True,
             clusters=steps // CLUSTER_STEPS,
-            slices={
-                "time": np.select(
-                    [hour < 6, hour < 10, hour < 15, hour < 20], ["night", "morning", "midday", "evening"], "late"
-                )
-            },
+            slices={"time": time_labels(steps)},
         )
 
     def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
         """The absolute steps."""
         rows = load_test_flow(data_dir) if part == "test" else load_training_flow(data_dir, part)
-        return frozenset(step.tobytes() for step in rows.steps)
+        return step_keys(rows.steps)
 
     def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
         """Write one part of the training rows as a snapshot; returns their number."""

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from roadloop_models.bundle import Bundle, Manifest, Variant
 from roadloop_models.errors import DataError
 from roadloop_models.postprocess import SpeedForecast
-from roadloop_models.preprocess import STEPS_PER_DAY, FloatArray, SpeedScale, SpeedWindow, preprocess_of
+from roadloop_models.preprocess import FloatArray, SpeedScale, SpeedWindow, preprocess_of
 from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import SPEEDS
+from roadloop_models.tasks.forecasting import forecast_windows, step_keys, time_labels
 from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.speed_data import (
     FOLDER,
@@ -90,22 +91,20 @@ class TrafficSpeed:
         if not len(_protocol_starts(rows, HORIZON)):
             raise DataError(f"{FOLDER}/{SPEED_FILE}: {len(rows)} test rows hold no window of 25 steps")
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
-        forecasts = np.empty((len(starts), shape[-1], HORIZON), dtype=np.float32)
-        for index, start in enumerate(starts):
-            stop = start + WINDOW
-            item = SpeedWindow(rows.speeds_mph[start:stop], int(rows.steps[stop]))
-            if disturbance is not None:
-                item = disturbance(item, index)
-            forecasts[index] = postprocess(runner.run(preprocess(item)))
-            if index % _PROGRESS_ROWS == 0:
-                progress(index, len(starts))
-        progress(len(starts), len(starts))
+        forecasts = forecast_windows(
+            starts,
+            lambda start: SpeedWindow(rows.speeds_mph[start : start + WINDOW], int(rows.steps[start + WINDOW])),
+            lambda window: postprocess(runner.run(preprocess(window))),
+            disturbance,
+            progress,
+            every=_PROGRESS_ROWS,
+        )
         return Evaluation(pooled_errors(rows, forecasts), len(starts), **_judged(rows, forecasts))
 
     def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
         """The absolute steps: what all sensors tell at one moment is one row."""
         rows = load_test_speeds(data_dir) if part == "test" else load_training_speeds(data_dir, part)
-        return frozenset(step.tobytes() for step in rows.steps)
+        return step_keys(rows.steps)
 
     def write_part(self, data_dir: Path, part: Part, directory: Path) -> int:
         """Write one part of the training rows as a snapshot (with their absolute steps); returns their number."""
@@ -146,7 +145,6 @@ def _judged(rows: SpeedRows, forecasts: FloatArray) -> dict[str, Any]:
     error = forecasts[: len(starts)] - rows.speeds_mph[ahead].transpose(0, 2, 1)
     sensors = error.shape[1]
     last_mph = rows.speeds_mph[starts + WINDOW - 1].reshape(-1)
-    hour = np.repeat(rows.steps[starts + WINDOW] % STEPS_PER_DAY * STEP_MINUTES // 60, sensors)
     return {
         "losses": np.mean(error.astype(np.float32) ** 2, axis=2).reshape(-1),
         "root": True,
@@ -157,8 +155,6 @@ def _judged(rows: SpeedRows, forecasts: FloatArray) -> dict[str, Any]:
                 ["below 20 mph", "20 to 40 mph", "40 to 60 mph"],
                 "60 mph and more",
             ),
-            "time": np.select(
-                [hour < 6, hour < 10, hour < 15, hour < 20], ["night", "morning", "midday", "evening"], "late"
-            ),
+            "time": np.repeat(time_labels(rows.steps[starts + WINDOW]), sensors),
         },
     }
