@@ -2,20 +2,17 @@
 
 import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli.job_runs import BACKGROUND_OPTION, queue_job, run_job_here
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, age, table
 from roadloop_cloud.store.database import now_utc
 
-if TYPE_CHECKING:
-    from roadloop_cloud.jobs import Handler
-
 _FORMATS = click.Choice(["csv", "cvat", "label-studio"])
-_BACKGROUND = click.option("--background", is_flag=True, help="Leave it to the jobs process of 'roadloop up'.")
 
 
 @click.group()
@@ -121,7 +118,7 @@ def import_(app: Application, output: Output, file: Path, task: str, **options: 
     "--teacher", "teachers", multiple=True, help="A registered version; several decide together. Else the best."
 )
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
-@_BACKGROUND
+@BACKGROUND_OPTION
 @with_application
 def teach(app: Application, output: Output, background: bool, **options: Any) -> None:
     """Have larger models label what was captured. Where they disagree with the vehicle, people are asked first.
@@ -136,9 +133,9 @@ def teach(app: Application, output: Output, background: bool, **options: Any) ->
 
     spec = msgspec.to_builtins(TeachSpec(**options))
     if background:
-        _queue(app, output, KIND, spec)
+        queue_job(app, output, KIND, spec)
         return
-    result = _run(app, output, KIND, spec, app.teaching.run)
+    _, result = run_job_here(app, output, KIND, spec, app.teaching.run, title=f"Labelling {spec['task']}")
     output.result(
         result,
         f"{' + '.join(result['teachers'])}: {result['labelled']} items labelled, {result['disagreed']} against the "
@@ -147,7 +144,7 @@ def teach(app: Application, output: Output, background: bool, **options: Any) ->
 
 
 @command.command()
-@_BACKGROUND
+@BACKGROUND_OPTION
 @with_application
 def measure(app: Application, output: Output, background: bool) -> None:
     """Label by what happened after forecasts, and by GNSS where it was good. 'roadloop up' does it every hour.
@@ -159,27 +156,10 @@ def measure(app: Application, output: Output, background: bool) -> None:
     from roadloop_cloud.labels.measuring import KIND
 
     if background:
-        _queue(app, output, KIND, {})
+        queue_job(app, output, KIND, {})
         return
-    result = _run(app, output, KIND, {}, app.measuring.run)
+    _, result = run_job_here(app, output, KIND, {}, app.measuring.run, title="Measuring")
     output.result(result, table(("task", "new labels"), list(result.items())))
-
-
-def _queue(app: Application, output: Output, kind: str, spec: dict[str, Any]) -> None:
-    job = app.jobs.add(kind, spec)
-    output.result({"job": job}, f"queued as job {job}")
-
-
-def _run(app: Application, output: Output, kind: str, spec: dict[str, Any], handler: "Handler") -> dict[str, Any]:
-    from roadloop_cloud.jobs import run_job, worker_name
-
-    job = app.jobs.add(kind, spec, owner=worker_name())
-    with output.steps(f"Job {job}: {kind}") as step:
-        try:
-            return run_job(app.jobs, app.jobs.held(job), handler, step)
-        except (KeyboardInterrupt, click.Abort):
-            app.jobs.cancel(job)
-            raise
 
 
 def _said(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli.job_runs import BACKGROUND_OPTION, queue_job, run_job_here
 from roadloop_cloud.cli.options import with_application
 from roadloop_cloud.cli.output import Output, table
 from roadloop_cloud.cli.retrain_options import retrain_options, retrain_spec
@@ -17,7 +18,7 @@ from roadloop_cloud.cli.retrain_options import retrain_options, retrain_spec
 @click.option("--incumbent", help="Version to start from and to beat; else what the fleet runs.")
 @click.option("--version", help="Name of the candidate; else retrain-<job>.")
 @retrain_options
-@click.option("--background", is_flag=True, help="Leave it to the jobs process of 'roadloop up'.")
+@BACKGROUND_OPTION
 @with_application
 def command(app: Application, output: Output, background: bool, **options: Any) -> None:
     """Train a candidate from what the fleet sent, and compare its quantized files with the incumbent's.
@@ -31,21 +32,13 @@ def command(app: Application, output: Output, background: bool, **options: Any) 
     """
     import msgspec
 
-    from roadloop_cloud.jobs import run_job, worker_name
     from roadloop_cloud.retrain.pipeline import KIND
 
     spec = msgspec.to_builtins(retrain_spec(**options))
     if background:
-        job = app.jobs.add(KIND, spec)
-        output.result({"job": job}, f"queued as job {job}")
+        queue_job(app, output, KIND, spec)
         return
-    job = app.jobs.add(KIND, spec, owner=worker_name())
-    with output.steps(f"Retraining {options['task']}") as step:
-        try:
-            result = run_job(app.jobs, app.jobs.held(job), app.retraining.run, step)
-        except (KeyboardInterrupt, click.Abort):
-            app.jobs.cancel(job)
-            raise
+    job, result = run_job_here(app, output, KIND, spec, app.retraining.run, title=f"Retraining {options['task']}")
     figures = [_row(side, result[side], _keys(result)) for side in ("incumbent", "candidate")]
     released = None if result["release"] is None else f"release {result['release']}"
     rolling = None if result["rollout"] is None else f"rollout {result['rollout']}"

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from roadloop_cloud.app import Application
+from roadloop_cloud.cli.job_runs import BACKGROUND_OPTION, queue_job, run_job_here
 from roadloop_cloud.cli.options import with_application, with_output
 from roadloop_cloud.cli.output import Output, details, table
 
@@ -105,7 +106,7 @@ def train(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Bundle to start from; else from nothing.",
 )
-@click.option("--background", is_flag=True, help="Leave it to the jobs process of 'roadloop up'.")
+@BACKGROUND_OPTION
 @with_application
 def search(*, app: Application, output: Output, background: bool, **options: Any) -> None:
     """Try other recipes for a task by validation alone, fold by fold: a job that goes on after a kill.
@@ -118,22 +119,14 @@ def search(*, app: Application, output: Output, background: bool, **options: Any
     """
     import msgspec
 
-    from roadloop_cloud.jobs import run_job, worker_name
     from roadloop_cloud.training.search import KIND
     from roadloop_cloud.training.space import in_words
 
     spec = msgspec.to_builtins(_search_spec(**options))
     if background:
-        job = app.jobs.add(KIND, spec)
-        output.result({"job": job}, f"queued as job {job}")
+        queue_job(app, output, KIND, spec)
         return
-    job = app.jobs.add(KIND, spec, owner=worker_name())
-    with output.steps(f"Searching for {options['task']}") as step:
-        try:
-            found = run_job(app.jobs, app.jobs.held(job), app.searches.run, step)
-        except (KeyboardInterrupt, click.Abort):
-            app.jobs.cancel(job)
-            raise
+    job, found = run_job_here(app, output, KIND, spec, app.searches.run, title=f"Searching for {options['task']}")
     rows = [
         (
             "*" if number == found["best"] else "",
