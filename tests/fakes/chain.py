@@ -1,8 +1,9 @@
 """The chain of a generation on real registry, releases, rollouts and training's calling side; its trainer is quick."""
 
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,12 @@ from unittest import mock
 import msgspec
 import numpy as np
 
+from roadloop_cloud.cards.card import CARD_FOLDER, PAGE
 from roadloop_cloud.config import RolloutConfig
 from roadloop_cloud.datasets.service import Datasets
 from roadloop_cloud.datasets.snapshot import Content, Snapshots
+from roadloop_cloud.explain import service as explaining
+from roadloop_cloud.explain.attribution import Target
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.gate.bounds import bounds_of
 from roadloop_cloud.gate.records import Records
@@ -31,6 +35,7 @@ from roadloop_cloud.training.executors import EXECUTORS
 from roadloop_cloud.training.run import run_training
 from roadloop_models.bundle import Bundle, Lineage, Variant
 from roadloop_models.contract.messages import Policy
+from roadloop_models.runners import FloatArray
 from roadloop_models.tasks import Disturbance, Evaluation, Progress
 from roadloop_models.tasks.made_signs import made_signs
 from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write_signs
@@ -69,11 +74,12 @@ class Chain:
         self.snapshot = snapshots.keep(staging, TASK, Content(43, {"car-1": 43}, {})).sha256
         data, models = root / "data", self.registry.models
         write_signs(data / FOLDER / TRAIN_FILE, made_signs(1, 1, seed=2))
-        write_signs(data / FOLDER / TEST_FILE, made_signs(1, 1, seed=3))
+        write_signs(data / FOLDER / TEST_FILE, made_signs(1, 24, seed=3))  # a row for each of ROWS
         self.rollouts = Rollouts(
             self.database, self.registry.releases, RolloutConfig(), lambda: 0.0, Operators(root / "operators")
         )
         datasets = _Shown(snapshots)
+        self.records = Records(root / "evaluations")
         self.retraining = Retraining(
             datasets,
             models,
@@ -89,7 +95,8 @@ class Chain:
                 dict,
                 lambda before, after, key: (100.0, 100.0),
             ),
-            Records(root / "evaluations"),
+            self.records,
+            explaining.explain,
             lambda task, release, target: 24_000,
         )
         self.jobs = Jobs(self.database, self._now)
@@ -110,7 +117,8 @@ class Chain:
         if held is None:
             assert self.row.state == FAILED, f"nothing to do: {self.row.state}"
             return {}  # given up: as many workers have died in one step as a job may cost
-        with mock.patch.dict(EXECUTORS, {"local": QuickExecutor()}):
+        quick = mock.patch.dict(EXECUTORS, {"local": QuickExecutor()})
+        with quick, mock.patch.object(explaining, "attribute", _attribute):
             return run_job(self.jobs, held, self.retraining.run)
 
     def work_in_a_child(self, around: Callable[[], Any] | None = None) -> bool:
@@ -147,15 +155,27 @@ class Chain:
 
     def check(self) -> None:
         """What must hold at every moment: a vehicle finds all of a release or nothing of it, and whatever is said to
-        be registered or published is there, whole. Raises AssertionError, BundleError."""
+        be registered, explained or published is there, whole. Raises AssertionError, BundleError."""
         names = ("manifest.json", "onnx-int8.onnx", "golden.npz", "labels.txt")
         assert self.client.complete(f"{TASK}/2", names) in (0, len(names)), "published half"
         for model in self.registry.models.list(TASK):
             assert self.registry.models.bundle(TASK, model.version).manifest_sha256 == model.manifest_sha256
         for release in self.registry.releases.list(TASK):
             assert self.client.signs(f"{TASK}/{release.release}/manifest.json")
+        self._check_explained()
         assert self.trainings <= 1, "trained twice"
         assert len(self.rollouts.list()) <= 1, "rolled out twice"
+
+    def _check_explained(self) -> None:
+        kept = self.records.of(TASK, "v2")
+        if (kept / explaining.PICTURE).exists():
+            assert (kept / explaining.PICTURE).read_bytes().endswith(b"IEND\xaeB`\x82"), "half a picture"
+            with np.load(kept / explaining.MAPS, allow_pickle=False) as maps:
+                assert len(maps["index"]) > 0
+        page = kept / CARD_FOLDER / PAGE
+        if page.parent.exists():
+            for name in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()):
+                assert (page.parent / name).exists(), f"half a card: {name} is missing"
 
     def check_end(self) -> None:
         """It has come to its end as if nothing had happened."""
@@ -167,6 +187,9 @@ class Chain:
         assert [one.release for one in self.registry.releases.list(TASK)] == [1, 2]
         assert [view.id for view in self.rollouts.list()] == [row.result["rollout"]]
         assert self.trainings == 1
+        assert row.result["explained"]["rows"] > 0
+        page = self.records.of(TASK, "v2") / CARD_FOLDER / PAGE
+        assert f"]({explaining.PICTURE})" in page.read_text(), "the card does not show the explanation"
         assert not (self.root / "work" / f"{KIND}-{self.job}").exists()
 
 
@@ -184,6 +207,13 @@ def _evaluate(
     accuracy = {"v1": 0.98, "v2": 0.99}[bundle.manifest.version]
     losses = (np.arange(ROWS) >= accuracy * ROWS).astype(np.float32)
     return Evaluation({"accuracy": accuracy}, rows=ROWS, losses=losses)
+
+
+def _attribute(
+    bundle: Bundle, data_dir: Path, inputs: Sequence[tuple[FloatArray, ...]], targets: Sequence[Target], folder: Path
+) -> tuple[list[list[FloatArray]], FloatArray]:
+    """In the place of the process with torch: a tiny bundle has no training weights."""
+    return [list(row) for row in inputs], np.zeros(len(inputs), dtype=np.float32)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tests.fakes.chain import Chain
 from tests.fakes.postgres import Postgres
 
 pytestmark = [pytest.mark.slow]
-STEPS = 10
+STEPS = 12
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from tests.fakes.injection import failing_at, hooked
 from tests.fakes.quick_trainer import STAGES
 
 STEPS = [
-    "begin", "snapshot", "train", "evaluate incumbent", "evaluate candidate", "gate", "register", "publish",
-    "delivery", "rollout",
+    "begin", "snapshot", "train", "evaluate incumbent", "evaluate candidate", "gate", "register", "explain",
+    "card", "publish", "delivery", "rollout",
 ]  # fmt: skip
 
 

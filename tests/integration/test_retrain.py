@@ -10,6 +10,8 @@ import pytest
 
 from roadloop_cloud.config import RolloutConfig
 from roadloop_cloud.datasets.snapshot import Content, Snapshots
+from roadloop_cloud.explain.rows import Row
+from roadloop_cloud.explain.service import PICTURE, Explanation, Show
 from roadloop_cloud.fleet import desired
 from roadloop_cloud.gate.bounds import bounds_of
 from roadloop_cloud.gate.records import Records
@@ -25,7 +27,7 @@ from roadloop_cloud.training.run import OnProgress
 from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle, Lineage, Variant, write_bundle
 from roadloop_models.contract.messages import Policy
-from roadloop_models.errors import ConfigError, FailedError, NotFoundError
+from roadloop_models.errors import BundleError, ConfigError, FailedError, NotFoundError, RoadloopError
 from roadloop_models.tasks import Disturbance, Evaluation, Progress
 from roadloop_models.tasks.made_signs import made_signs
 from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write_signs
@@ -47,6 +49,7 @@ class Lab:
     values: dict[str, float] = field(default_factory=lambda: {"v1": 0.98})
     calls: list[str] = field(default_factory=list)
     die_at: str | None = None
+    unexplained: RoadloopError | None = None
 
     def __post_init__(self) -> None:
         self.data, self.records = self.root / "data", Records(self.root / "evaluations")
@@ -85,6 +88,7 @@ class Lab:
                 lambda before, after, key: (100.0, 100.0),
             ),
             self.records,
+            self.explain,
             lambda task, release, target: 24_000,
         )
 
@@ -112,6 +116,25 @@ class Lab:
         accuracy = self.values.get(bundle.manifest.version, 0.99)
         losses = (np.arange(ROWS) >= accuracy * ROWS).astype(np.float32)
         return Evaluation({"accuracy": accuracy}, rows=ROWS, losses=losses)
+
+    def explain(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        data_dir: Path,
+        evaluation: Evaluation,
+        folder: Path,
+        *,
+        count: int,
+        step: Show,
+    ) -> Explanation:
+        self.call(f"explain {bundle.manifest.version}")
+        assert (variant.key, evaluation.rows, data_dir) == ("onnx-int8", ROWS, self.data)
+        if self.unexplained is not None:
+            raise self.unexplained
+        assert folder == self.records.of(TASK, bundle.manifest.version)
+        (folder / PICTURE).write_bytes(b"a picture")
+        return Explanation((Row(0, "stop", None, 0, (0,)),) * count, {}, np.zeros(count, dtype=np.float32))
 
     def call(self, name: str) -> None:
         self.calls.append(name)
@@ -200,14 +223,40 @@ def test_accepted_means_signed_and_on_its_way(lab: Lab) -> None:
     assert (view.spec.release.version, view.spec.wave_sizes, view.state) == ("v2", (1, 1), "running")
 
 
-@pytest.mark.parametrize("die_at", ["train", "evaluate v1", "evaluate v2"])
+@pytest.mark.parametrize("die_at", ["train", "evaluate v1", "evaluate v2", "explain v2"])
 def test_a_worker_that_dies_costs_the_step_it_was_in(lab: Lab, die_at: str) -> None:
     lab.die_at = die_at
     with pytest.raises(SystemExit):
         lab.run(version="v2", publish=True)
     result = lab.go_on()
     assert (result["accepted"], result["release"]) == (True, 2)
-    assert sorted(lab.calls) == sorted(["train", "evaluate v1", "evaluate v2", die_at])
+    assert sorted(lab.calls) == sorted(["train", "evaluate v1", "evaluate v2", "explain v2", die_at])
+
+
+def test_an_accepted_candidate_is_explained_and_its_card_shows_it(lab: Lab) -> None:
+    result = lab.run(version="v2", publish=True)
+    assert result["explained"] == {"variant": "onnx-int8", "rows": 6, "why": None}
+    card = lab.records.of(TASK, "v2") / "card"
+    assert f"({PICTURE})" in (card / "MODEL_CARD.md").read_text()
+    assert (card / PICTURE).read_bytes() == b"a picture"
+    assert list(lab.jobs.get(lab.job).steps)[-4:] == ["register", "explain", "card", "publish"]
+
+
+@pytest.mark.parametrize(
+    "error", [NotFoundError("nothing explains it"), BundleError("no weights"), FailedError("no memory")]
+)
+def test_what_cannot_be_explained_is_told_and_released_all_the_same(lab: Lab, error: RoadloopError) -> None:
+    lab.unexplained = error
+    result = lab.run(version="v2", publish=True)
+    assert result["explained"] == {"variant": "onnx-int8", "rows": 0, "why": str(error)}
+    assert result["release"] == 2
+    assert PICTURE not in (lab.records.of(TASK, "v2") / "card" / "MODEL_CARD.md").read_text()
+
+
+def test_a_refused_candidate_is_not_explained(lab: Lab) -> None:
+    lab.values["v2"] = 0.97
+    assert lab.run(version="v2")["explained"] is None
+    assert "explain v2" not in lab.calls
 
 
 def test_a_step_after_registration_is_repeatable(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

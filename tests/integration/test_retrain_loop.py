@@ -90,5 +90,7 @@ def test_the_candidate_is_trained_on_what_the_fleet_sent(tmp_path: Path) -> None
     variants = {variant.key: variant.file for variant in manifest.variants}
     weights = app.models.directory(TASK, "next-1") / variants[result["variant"]]
     assert result["evaluated_sha256"] == file_sha256(weights)
+    assert result["explained"]["rows"] == 6, result["explained"]["why"]
+    assert "](explanation.png)" in (app.evaluations.of(TASK, "next-1") / "card" / "MODEL_CARD.md").read_text()
     assert app.releases.get(TASK, result["release"]).version == "next-1"
     assert app.rollouts.show(result["rollout"]).spec.wave_sizes == (1, 1)

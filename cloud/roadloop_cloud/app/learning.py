@@ -61,6 +61,7 @@ class LearningParts(FleetParts, DataParts):
     @cached_property
     def retraining(self) -> "Retraining":
         """The job that makes candidates."""
+        from roadloop_cloud.explain.service import explain
         from roadloop_cloud.retrain.pipeline import Retraining
         from roadloop_cloud.training.run import run_training
 
@@ -73,6 +74,7 @@ class LearningParts(FleetParts, DataParts):
             run_training,
             self.gate,
             self.evaluations,
+            explain,
             lambda task, release, target: self.previews.preview(task, release, target).bytes,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from roadloop_cloud.cards.pictures import draw_disturbances, draw_reliability, draw_slices, slices_of
 from roadloop_cloud.explain.service import PICTURE
-from roadloop_cloud.files import write_atomic
+from roadloop_cloud.files import move_tree_durably, write_atomic
 from roadloop_cloud.gate.calibration import expected_calibration_error, reliability
 from roadloop_cloud.gate.examine import read_examined
 from roadloop_cloud.gate.figures import Seen, Verdict
@@ -16,6 +16,8 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.tasks import get_task
 
 PAGE = "MODEL_CARD.md"
+CARD_FOLDER = "card"
+"""Beside a version's evaluation."""
 _IMAGES = (".png", ".svg")
 
 
@@ -25,6 +27,23 @@ class Written:
 
     page: Path
     pictures: tuple[Path, ...]
+
+
+def keep_card(bundle: Bundle, records: Records) -> Path:
+    """Write the card beside the version's evaluation, whole or not at all, in the place of an older one.
+
+    Returns the page. Repeatable. Raises as `write_card`.
+    """
+    target = records.of(bundle.manifest.task, bundle.manifest.version) / CARD_FOLDER
+    staging, older = (target.with_name(f".{CARD_FOLDER}.{kind}") for kind in ("partial", "older"))
+    for left in (staging, older):
+        shutil.rmtree(left, ignore_errors=True)
+    write_card(bundle, records, staging)
+    if target.exists():
+        target.rename(older)  # removed where it is, it would be half there for a moment
+    move_tree_durably(staging, target)
+    shutil.rmtree(older, ignore_errors=True)
+    return target / PAGE
 
 
 def write_card(bundle: Bundle, records: Records, target: Path) -> Written:

@@ -47,7 +47,7 @@ def attribute(
 
     The latter is float32 [rows]: |sum of attributions - (answer - answer to the baseline)|, as a share of the largest
     such change; 0 is exact. Raises BundleError where the bundle carries no training weights, FailedError where the
-    process fails. What it needs lies in `folder` for as long as it runs.
+    process fails. What it needs and answers lies in `folder`.
     """
     if bundle.manifest.training_weights is None:
         raise BundleError(f"{bundle.directory}: manifest.json: 'training_weights' is missing; there are no gradients")
@@ -73,6 +73,4 @@ def attribute(
     with np.load(folder / RESULT_FILE, allow_pickle=False) as found:
         rows = [[found[f"{row}/{place}"] for place in range(spec.inputs)] for row in range(len(inputs))]
         missed: FloatArray = found["missed"]
-    for name in (SPEC_FILE, INPUTS_FILE, RESULT_FILE):
-        (folder / name).unlink()
     return rows, missed

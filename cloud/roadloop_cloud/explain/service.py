@@ -1,10 +1,11 @@
 """Explains a model on test rows, and keeps maps and pictures."""
 
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from roadloop_cloud.explain.pictures import Panels, draw_explanations
 from roadloop_cloud.explain.rows import Explained, Row, choose
 from roadloop_cloud.explain.series import Flows, Obd, Speeds
 from roadloop_cloud.explain.signs import Signs
-from roadloop_cloud.files import write_atomic
+from roadloop_cloud.files import copy_atomic, write_atomic
 from roadloop_models.bundle import Bundle, Variant
 from roadloop_models.errors import NotFoundError
 from roadloop_models.runners import FloatArray, open_runner
@@ -43,12 +44,31 @@ class Explanation:
     """Of each row: the part of the answer's change that the gradients' attributions do not add up to."""
 
 
+class Explain(Protocol):
+    """Explains and keeps what was made; `explain` is the real one."""
+
+    def __call__(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        data_dir: Path,
+        evaluation: Evaluation,
+        folder: Path,
+        *,
+        count: int,
+        step: Show,
+    ) -> Explanation:
+        """See `explain`."""
+        ...
+
+
 def explain(
     bundle: Bundle, variant: Variant, data_dir: Path, evaluation: Evaluation, folder: Path, *, count: int, step: Show
 ) -> Explanation:
     """Explain `count` test rows of an evaluated variant; writes explanation.npz and explanation.png into `folder`.
 
-    Raises NotFoundError for a task without explanations, DataError, BundleError, FailedError.
+    Each file appears whole, the picture last. Raises NotFoundError for a task without explanations, DataError,
+    BundleError, FailedError.
     """
     name = bundle.manifest.task
     if name not in EXPLAINED:
@@ -70,21 +90,28 @@ def explain(
     step("gradients of the training weights", None)
     inputs = [preprocess(row.item) for row in rows]
     targets = [Target(row.output, row.place) for row in rows]
-    attributions, missed = attribute(bundle, data_dir, inputs, targets, folder)
-    gradients = [explained.gather(of_row, row) for of_row, row in zip(attributions, rows, strict=True)]
-    found = Explanation(tuple(rows), {OCCLUSION: tuple(occluded), GRADIENTS: tuple(gradients)}, missed)
-    _keep(found, explained, f"{name} {bundle.manifest.version} ({variant.key}): {explained.unit}", folder)
+    with tempfile.TemporaryDirectory(prefix="roadloop-explain-") as scratch:
+        attributions, missed = attribute(bundle, data_dir, inputs, targets, Path(scratch))
+        gradients = [explained.gather(of_row, row) for of_row, row in zip(attributions, rows, strict=True)]
+        found = Explanation(tuple(rows), {OCCLUSION: tuple(occluded), GRADIENTS: tuple(gradients)}, missed)
+        picture = Path(scratch) / PICTURE
+        _draw(found, explained, f"{name} {bundle.manifest.version} ({variant.key}): {explained.unit}", picture)
+        write_atomic(folder / MAPS, _encode(found))
+        copy_atomic(picture, folder / PICTURE)
     return found
 
 
-def _keep(found: Explanation, explained: Explained, title: str, folder: Path) -> None:
+def _encode(found: Explanation) -> bytes:
     arrays = {f"{method}/{row}": one for method, maps in found.maps.items() for row, one in enumerate(maps)}
     arrays |= {"index": np.array([row.index for row in found.rows]), "missed": found.missed}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomic(folder / MAPS, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _draw(found: Explanation, explained: Explained, title: str, picture: Path) -> None:
     panels = [
         Panels(row.title, explained.image(row), {method: maps[place] for method, maps in found.maps.items()})
         for place, row in enumerate(found.rows)
     ]
-    draw_explanations(panels, explained.axes, title, folder / PICTURE)
+    draw_explanations(panels, explained.axes, title, picture)

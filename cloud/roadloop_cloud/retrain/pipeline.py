@@ -1,4 +1,5 @@
-"""The job `retrain`: snapshot, train from the incumbent, quantize, evaluate, gate, register, publish, roll out.
+"""The job `retrain`: snapshot, train from the incumbent, quantize, evaluate, gate, register, explain, publish, roll
+out.
 
 Every step is repeatable and its result is recorded, so a worker that dies costs the step it was in.
 """
@@ -13,15 +14,18 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
+from roadloop_cloud.cards.card import keep_card
 from roadloop_cloud.datasets.service import Datasets, Selection
-from roadloop_cloud.gate.figures import GateResult, VariantFigures, Verdict
+from roadloop_cloud.explain.service import Explain
+from roadloop_cloud.gate.examine import read_examined
+from roadloop_cloud.gate.figures import Figures, GateResult, VariantFigures, Verdict
 from roadloop_cloud.gate.held_out import TrainedOn
 from roadloop_cloud.gate.records import Record, Records
 from roadloop_cloud.gate.service import Gate, Judged
 from roadloop_cloud.jobs import Work
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
-from roadloop_cloud.retrain.steps import DELIVERY, PUBLISH, TimedSteps
+from roadloop_cloud.retrain.steps import CARD, DELIVERY, EXPLAIN, PUBLISH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.eta import in_words
@@ -29,10 +33,11 @@ from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
 from roadloop_cloud.training.spec import DataSource, ExecutorName, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Name
-from roadloop_models.errors import ConfigError
+from roadloop_models.errors import BundleError, ConfigError, DataError, FailedError, NotFoundError
 from roadloop_models.tasks import get_task
 
 KIND = "retrain"
+EXPLAINED_ROWS = 6
 _BEFORE, _AFTER = "seen-incumbent", "seen-candidate"
 """What was seen of either model, row by row, below the job's folder."""
 
@@ -106,6 +111,7 @@ class Retraining:
     train: Train
     gate: Gate
     records: Records
+    explain: Explain
     delivery: Delivery
     clock: Callable[[], float] = time.monotonic
 
@@ -134,9 +140,13 @@ class Retraining:
         )
         judged = timed.step("gate", lambda: self._judge(spec, named, folder, before, after))
         verdict = msgspec.convert(judged, Verdict)
-        release, rollout = None, None
+        explained, release, rollout = None, None, None
         if verdict.accepted:
             timed.step("register", lambda: self._register(spec, named, folder, after, verdict))
+            explained = timed.step(
+                EXPLAIN, lambda: self._explain(spec, named, folder, verdict.deciding, work, figures=_typed(after))
+            )
+            timed.step(CARD, lambda: str(keep_card(self.models.bundle(spec.task, named["candidate"]), self.records)))
             if spec.publish or spec.rollout is not None:
                 publish = partial(self.releases.publish, spec.task, named["candidate"], step=work.progress)
                 release = timed.step(PUBLISH, lambda: publish().release)
@@ -148,6 +158,7 @@ class Retraining:
             **_result(spec, named, verdict, before, after),
             "snapshot": snapshot,
             "training": trained,
+            "explained": explained,
             "release": release,
             "rollout": rollout,
             "seconds": timed.seconds(),
@@ -254,6 +265,29 @@ class Retraining:
             folder / _AFTER,
         )
         return row.version
+
+    def _explain(
+        self,
+        spec: RetrainSpec,
+        named: dict[str, str],
+        folder: Path,
+        key: str,
+        work: Work,
+        *,
+        figures: Figures,
+    ) -> dict[str, Any]:
+        """What the variant that decided looks at. A release is no worse for want of a picture: what cannot be
+        explained is told, and the chain goes on."""
+        bundle = self.models.bundle(spec.task, named["candidate"])
+        variant = next(one for one in bundle.manifest.variants if one.key == key)
+        evaluation = read_examined(figures, folder / _AFTER)[key].evaluation
+        kept = self.records.of(spec.task, named["candidate"])
+        data = Path(spec.data)
+        try:
+            found = self.explain(bundle, variant, data, evaluation, kept, count=EXPLAINED_ROWS, step=work.progress)
+        except (NotFoundError, BundleError, DataError, FailedError) as error:
+            return {"variant": key, "rows": 0, "why": str(error)}
+        return {"variant": key, "rows": len(found.rows), "why": None}
 
     def _roll_out(self, spec: RetrainSpec, request: RolloutRequest, release: int) -> int:
         for view in self.rollouts.list():  # an earlier attempt may have ended just after it began one

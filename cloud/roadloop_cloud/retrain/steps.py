@@ -9,7 +9,7 @@ from roadloop_cloud.jobs import Work
 Steps = Mapping[str, Any]
 """Of a job's row: step -> {"result", "seconds", "cpu_s"}."""
 
-PUBLISH, DELIVERY = "publish", "delivery"
+EXPLAIN, CARD, PUBLISH, DELIVERY = "explain", "card", "publish", "delivery"
 
 
 class TimedSteps:
