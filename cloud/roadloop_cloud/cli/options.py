@@ -17,8 +17,34 @@ DATA_OPTION = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Data folder, the one that holds gtsrb32/ and losloop/.",
 )
+TRAINING_OPTIONS = (
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
+    click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each worker."),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "torchrun", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where workers are started: here one, here several, or on a Ray cluster.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that train together."
+    ),
+)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[FunctionT], FunctionT]:
+    """Add them all; `--help` shows them in this order."""
+
+    def add(function: FunctionT) -> FunctionT:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 def with_output(function: FunctionT) -> FunctionT:

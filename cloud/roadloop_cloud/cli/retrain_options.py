@@ -1,19 +1,17 @@
 """The options that `retrain` and `loop enable` share: what each candidate is asked for."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from roadloop_cloud.cli.options import DATA_OPTION
+from roadloop_cloud.cli.options import DATA_OPTION, TRAINING_OPTIONS, with_options
 
 if TYPE_CHECKING:
     from roadloop_cloud.retrain.pipeline import RetrainSpec
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-_OPTIONS = (
+retrain_options = with_options(
     DATA_OPTION,
     click.option(
         "--labels",
@@ -41,19 +39,7 @@ _OPTIONS = (
     click.option(
         "--margin", type=click.FloatRange(0), help="By how much it must be better; else as roadloop.toml has it."
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
-    click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True),
-    click.option(
-        "--executor",
-        type=click.Choice(["local", "torchrun", "ray"]),
-        default="local",
-        show_default=True,
-        help="Where the processes that train are started.",
-    ),
-    click.option(
-        "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="How many train together."
-    ),
+    *TRAINING_OPTIONS,
     click.option(
         "--compress",
         type=click.Choice(["distil", "prune"]),
@@ -74,13 +60,6 @@ _OPTIONS = (
     click.option("--publish", is_flag=True, help="Sign an accepted candidate as the next release."),
     click.option("--rollout", "waves", help="And take it to all vehicles in these waves, for example 1,50%,100%."),
 )
-
-
-def retrain_options(function: FunctionT) -> FunctionT:
-    """Add them all."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
 
 
 def retrain_spec(

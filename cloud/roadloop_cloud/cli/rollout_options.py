@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from roadloop_cloud.cli.options import with_options
+
 if TYPE_CHECKING:
     from roadloop_cloud.rollout.settings import Settings
     from roadloop_cloud.rollout.spec import ShadowSpec, Target
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _SHARE = click.FloatRange(0, 1)
-_OPTIONS = (
+rollout_options = with_options(
     click.option("--task", help="What the release is for, unless --release says TASK=NUMBER."),
     click.option(
         "--release",
@@ -57,13 +59,6 @@ _OPTIONS = (
         "--fetch-rate", "fetch_bytes_per_s", type=click.IntRange(1024), help="Bytes a second to each vehicle."
     ),
 )
-
-
-def rollout_options(function: FunctionT) -> FunctionT:
-    """Add them all."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
 
 
 def signatory_options(function: FunctionT) -> FunctionT:

@@ -1,25 +1,18 @@
 """`roadloop models train` and `roadloop models search`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli.job_runs import BACKGROUND_OPTION, queue_job, run_job_here
-from roadloop_cloud.cli.options import with_application, with_output
+from roadloop_cloud.cli.options import DATA_OPTION, TRAINING_OPTIONS, with_application, with_options, with_output
 from roadloop_cloud.cli.output import Output, details, table
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-_OPTIONS = (
+_with_training_options = with_options(
     click.option("--task", required=True, help="What the model is for."),
-    click.option(
-        "--data",
-        required=True,
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Data folder, the one that holds gtsrb32/ and losloop/.",
-    ),
+    DATA_OPTION,
     click.option(
         "--part",
         type=click.Choice(["all", "starter", "rest"]),
@@ -27,27 +20,9 @@ _OPTIONS = (
         show_default=True,
         help="Which training rows of the data folder.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--epochs", type=click.IntRange(1), help="Instead of what the task's recipe says."),
+    *TRAINING_OPTIONS,
     click.option("--folds", type=click.IntRange(2, 20), help="Validate on each of so many parts of the rows in turn."),
-    click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each worker."),
-    click.option(
-        "--executor",
-        type=click.Choice(["local", "torchrun", "ray"]),
-        default="local",
-        show_default=True,
-        help="Where workers are started: here one, here several, or on a Ray cluster.",
-    ),
-    click.option(
-        "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that train together."
-    ),
 )
-
-
-def _with_training_options(function: FunctionT) -> FunctionT:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
 
 
 @click.command()
