@@ -1,5 +1,6 @@
 """`roadloop loop`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,7 @@ from roadloop_cloud.cli.retrain_options import retrain_options, retrain_spec
 from roadloop_cloud.store.database import now_utc
 
 if TYPE_CHECKING:
-    from roadloop_cloud.loop.decide import Decision, Generation
+    from roadloop_cloud.loop.decide import Decision
     from roadloop_cloud.loop.policy import LoopPolicy
     from roadloop_cloud.loop.service import LoopStatus
     from roadloop_cloud.store.loop_tables import LoopDecision
@@ -96,7 +97,7 @@ def run(app: Application, output: Output, task: str) -> None:
       roadloop loop run traffic-speed
     """
     decision = app.loops.ask(task)
-    output.result(_decided_json(task, decision), f"{task}: {_said(decision)}")
+    output.result({"task": task, **asdict(decision)}, f"{task}: {_said(decision)}")
 
 
 @command.command()
@@ -171,16 +172,6 @@ def _policy_json(policy: "LoopPolicy") -> dict[str, Any]:
     return made
 
 
-def _decided_json(task: str, decision: "Decision") -> dict[str, Any]:
-    return {
-        "task": task,
-        "action": decision.action,
-        "why": decision.why,
-        "detail": decision.detail,
-        "until": decision.until,
-    }
-
-
 def _decision_json(one: "LoopDecision") -> dict[str, Any]:
     return {
         "task": one.task,
@@ -192,16 +183,6 @@ def _decision_json(one: "LoopDecision") -> dict[str, Any]:
     }
 
 
-def _generation_json(turn: "Generation") -> dict[str, Any]:
-    return {
-        "began": turn.began,
-        "ended": turn.ended,
-        "published": turn.published,
-        "cpu_s": turn.cpu_s,
-        "delivered_bytes": turn.delivered_bytes,
-    }
-
-
 def _status_json(one: "LoopStatus") -> dict[str, Any]:
     return {
         "task": one.task,
@@ -209,6 +190,6 @@ def _status_json(one: "LoopStatus") -> dict[str, Any]:
         "asked": one.asked,
         "policy": _policy_json(one.policy),
         "decision": None if one.decision is None else _decision_json(one.decision),
-        "generations": [_generation_json(turn) for turn in one.generations],
+        "generations": [asdict(turn) for turn in one.generations],
         "job": one.job,
     }
