@@ -86,6 +86,7 @@ class Chain:
             self.registry.releases,
             self.rollouts,
             root / "work",
+            lambda spec, show: {"by": "teacher v1", "labelled": 2, "damaged": 0, "disagreed": 1},
             run_training,
             Gate(
                 _evaluate,

@@ -22,7 +22,7 @@ from roadloop_cloud.labels.labelling import Labelling
 from roadloop_cloud.labels.measuring import Measuring
 from roadloop_cloud.labels.outcomes import FORECASTS, gnss_stretches, outcomes
 from roadloop_cloud.labels.service import Labels
-from roadloop_cloud.labels.teacher import Teaching, form_opinion
+from roadloop_cloud.labels.teacher import Teaching, TeachSpec, form_opinion
 from roadloop_cloud.labels.words import ClassValue, MeasuredValue, Word
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
@@ -118,6 +118,7 @@ def test_new_labels_are_counted_by_item_and_only_those_that_can_be_trained_on(of
     office.labels.say([word(c * 64, by="t", origin="teacher", confidence=v) for c, v in (("c", 0.99), ("d", 0.5))])
     assert office.labels.new_since(SIGN, before) == 2
     assert office.labels.new_since(SIGN, before - timedelta(hours=1)) == 3
+    assert office.labels.new_since(SIGN, before, ["t"]) == 1, "what that teacher said is no news"
     assert office.labels.new_since("traffic-speed", before) == 0
     assert {(count.origin, count.by, count.items) for count in office.labels.counts()} == {
         ("person", "anna", 2),
@@ -205,6 +206,23 @@ def test_a_teacher_labels_once_and_says_how_far_it_is_from_the_vehicle(office: O
     assert [words[item].disagreement is None for item in items[:5]] == [False, False, False, True, True]
     assert office.run(teacher.KIND, {"task": SIGN, "teachers": [big]}, office.teaching.run)["labelled"] == 0
     assert len(office.labels.words(SIGN)) == 5
+
+
+def test_a_teacher_of_what_nobody_labelled_leaves_the_others_and_people_see_where_it_disagrees(office: Office) -> None:
+    (big,) = register_teachers(office)
+    items = [office.capture("a", seq) for seq in range(1, 6)]
+    office.decided(*((("a", seq, (seq * 7) % 43, 0.5)) for seq in range(1, 6)))
+    sure = word(items[1], by="other", origin="teacher", confidence=0.95)
+    unsure = word(items[2], by="other", origin="teacher", confidence=0.5)
+    office.labels.say([word(items[0]), sure, unsure])
+    result = office.teaching.teach(TeachSpec(task=SIGN, teachers=(big,), unlabelled=True), lambda text, done: None)
+    assert (result["by"], result["labelled"]) == ("teacher big-0", 3)
+    said = {one.item: one for one in office.labels.words(SIGN) if one.by == "teacher big-0"}
+    assert set(said) == set(items[2:])
+    exported = office.labelling.ask(SIGN, get_format("label-studio"), office.root / "out")
+    shown = [task["data"]["sha256"] for task in json.loads(exported.file.read_text())]
+    by_doubt = sorted(said, key=lambda item: (-(said[item].disagreement or 0.0), item))
+    assert [item for item in shown if item in said] == by_doubt
 
 
 def test_several_teachers_are_the_mean_of_what_each_says(office: Office) -> None:

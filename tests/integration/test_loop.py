@@ -1,20 +1,22 @@
 """The loops on a real database: what is decided is begun once, noted once, and counted against the budget."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from roadloop_cloud.jobs import Held, Jobs, Work, run_job
 from roadloop_cloud.loop.policy import Budget, LoopPolicy, Triggers
 from roadloop_cloud.loop.service import Loops
 from roadloop_cloud.retrain.pipeline import KIND, RetrainSpec
-from roadloop_cloud.retrain.steps import TimedSteps
+from roadloop_cloud.retrain.steps import TEACH, TimedSteps
 from roadloop_cloud.store.database import Database
-from roadloop_models.errors import FailedError, NotFoundError
+from roadloop_cloud.store.loop_tables import LoopRow
+from roadloop_models.errors import ConfigError, FailedError, NotFoundError
 from tests.fakes.cloud import fresh_database
 
 TASK = "traffic-speed"
@@ -33,6 +35,7 @@ class World:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.raised: list[tuple[datetime, str]] = []
         self.labelled: list[datetime] = []
+        self.own: list[Collection[str]] = []
 
     def clock(self) -> datetime:
         return self.now
@@ -41,8 +44,9 @@ class World:
         assert task == TASK
         return [text for at, text in self.raised if at > since]
 
-    def new_labels(self, task: str, since: datetime) -> int:
+    def new_labels(self, task: str, since: datetime, besides: Collection[str]) -> int:
         assert task == TASK
+        self.own.append(besides)
         return sum(at > since for at in self.labelled)
 
     def pass_(self, **time: float) -> None:
@@ -57,7 +61,7 @@ class Loop:
     """The service with its world, and a retraining that takes a minute and publishes where it is told to."""
 
     def __init__(self, database: Database) -> None:
-        self.world = World()
+        self.world, self.database = World(), database
         self.jobs = Jobs(database, self.world.clock)
         self.loops = Loops(database, self.jobs, self.world, lambda: 10**12, self.world.clock)
 
@@ -72,6 +76,8 @@ class Loop:
         def handler(work: Work) -> dict[str, Any]:
             timed = TimedSteps(work, self._clock_s)
             timed.step("begin", lambda: {"incumbent": "v1", "candidate": "v2"})
+            if job.spec["teacher"] is not None:
+                timed.step(TEACH, lambda: {"by": "teacher big", "labelled": 3, "disagreed": 1})
             timed.step("snapshot", lambda: {"sha256": snapshot})
             timed.step("train", lambda: self.world.pass_(minutes=1))
             if published:
@@ -224,3 +230,22 @@ def test_a_policy_is_replaced_and_what_was_spent_still_counts(loop: Loop) -> Non
     loop.turn()
     loop.loops.enable(LoopPolicy(retrain=POLICY.retrain, budget=Budget(generations=1)))
     assert loop.loops.ask(TASK).why == "budget"
+
+
+def test_what_a_generations_own_teacher_said_is_no_news(loop: Loop) -> None:
+    taught = msgspec.structs.replace(POLICY.retrain, teacher="big")
+    loop.loops.enable(msgspec.structs.replace(POLICY, retrain=taught))
+    loop.loops.ask(TASK)
+    assert set(loop.world.own[-1]) == set()
+    assert loop.turn().spec["teacher"] == "big"
+    loop.loops.tick()
+    assert set(loop.world.own[-1]) == {"teacher big"}
+
+
+def test_a_policy_with_what_nobody_knows_is_refused_by_name(loop: Loop) -> None:
+    loop.loops.enable(POLICY)
+    with loop.database.transaction() as session:
+        row = session.get_one(LoopRow, TASK)
+        row.policy = {**row.policy, "retrain": {**row.policy["retrain"], "teachr": "big"}}
+    with pytest.raises(ConfigError, match=r"loop of traffic-speed: .*teachr.*loop enable traffic-speed"):
+        loop.loops.tick()

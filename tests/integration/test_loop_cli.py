@@ -66,4 +66,7 @@ def test_what_cannot_be_is_refused_with_the_way_out(app: Application, tmp_path: 
     assert "loop enable" in typed(app, "disable", TASK, code=2)
     assert "90s, 30min, 6h or 7d" in typed(app, "enable", TASK, "--data", str(tmp_path), "--every", "soon", code=2)
     assert "no task" in typed(app, "enable", "juggling", "--data", str(tmp_path), code=2)
+    taught = ("enable", TASK, "--data", str(tmp_path), "--teacher")
+    assert "teacher 'big': no version and no release of traffic-sign" in typed(app, *taught, "big", code=2)
     assert asked(app, "status") == []
+    assert asked(app, *taught, "1")["retrain"]["teacher"] == "1"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from roadloop_cloud.config import RolloutConfig
-from roadloop_cloud.datasets.snapshot import Content, Snapshots
+from roadloop_cloud.datasets.service import Datasets, Selection
+from roadloop_cloud.datasets.snapshot import Content, Snapshot, Snapshots
 from roadloop_cloud.explain.rows import Row
 from roadloop_cloud.explain.service import PICTURE, Explanation, Show
 from roadloop_cloud.fleet import desired
@@ -17,8 +18,10 @@ from roadloop_cloud.gate.bounds import bounds_of
 from roadloop_cloud.gate.records import Records
 from roadloop_cloud.gate.service import Gate
 from roadloop_cloud.jobs import Jobs, run_job
+from roadloop_cloud.labels.teacher import TeachSpec
 from roadloop_cloud.registry.releases import release_ref
 from roadloop_cloud.retrain.pipeline import KIND, Retraining, RetrainSpec, RolloutRequest
+from roadloop_cloud.retrain.steps import taught_by
 from roadloop_cloud.rollout.service import Rollouts
 from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
@@ -78,6 +81,7 @@ class Lab:
             registry.releases,
             self.rollouts,
             self.root / "work",
+            self.teach,
             self.train,
             Gate(
                 self.evaluate,
@@ -91,6 +95,11 @@ class Lab:
             self.explain,
             lambda task, release, target: 24_000,
         )
+
+    def teach(self, spec: TeachSpec, show: Show) -> dict[str, Any]:
+        self.call("teach")
+        assert (spec.task, spec.unlabelled) == (TASK, True)
+        return {"by": f"teacher {spec.teachers[0]}", "labelled": 3, "damaged": 0, "disagreed": 1}
 
     def train(self, spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
         self.call("train")
@@ -181,6 +190,41 @@ def test_a_smaller_candidate_is_asked_of_training_as_it_was_asked_for(lab: Lab) 
     assert lab.run(version="v2", compress=smaller, qat_above=0.001)["accepted"]
     assert (asked[0].compress, asked[0].qat_above) == (smaller, 0.001)
     assert str(asked[0].command).endswith("--compress prune --share 0.5 --qat-above 0.001")
+
+
+@pytest.mark.parametrize("name", ["v1", "1"])
+def test_a_teacher_by_version_or_release_labels_before_the_snapshot_is_built(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def build(_: object, selection: Selection) -> Snapshot:
+        lab.call("snapshot")
+        return lab.snapshots.open(lab.snapshot)
+
+    monkeypatch.setattr(Datasets, "build", build)
+    lab.die_at = "teach"
+    spec = RetrainSpec(task=TASK, data=str(lab.data), version="v2", teacher=name)
+    lab.job = lab.jobs.add(KIND, msgspec.to_builtins(spec), owner="me")
+    with pytest.raises(SystemExit):
+        lab.go_on()
+    result = lab.go_on()
+    assert lab.calls[:4] == ["teach", "teach", "snapshot", "train"]
+    assert result["taught"] == {"by": "teacher v1", "labelled": 3, "damaged": 0, "disagreed": 1}
+    assert taught_by(lab.jobs.get(lab.job).steps) == "teacher v1"
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_done(lab: Lab) -> None:
+    with pytest.raises(NotFoundError, match=r"teacher 'big': no version and no release .* versions v1 and releases 1"):
+        lab.retraining.check(RetrainSpec(task=TASK, data="/data", teacher="big"))
+    with pytest.raises(NotFoundError, match="no teacher for 'traffic-speed'; there are teachers for traffic-sign"):
+        lab.retraining.check(RetrainSpec(task="traffic-speed", data="/data", teacher="v1"))
+    with pytest.raises(ConfigError, match="leave out the snapshot"):
+        lab.run(version="v2", teacher="v1")
+    assert lab.calls == []
+
+
+def test_what_a_spec_does_not_know_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="teachr"):
+        msgspec.convert({"task": TASK, "data": "/data", "teachr": "v1"}, RetrainSpec)
 
 
 def test_a_worse_candidate_is_refused_and_leaves_nothing(lab: Lab) -> None:

@@ -71,6 +71,7 @@ class LearningParts(FleetParts, DataParts):
             self.releases,
             self.rollouts,
             self.workspace.work,
+            self.teaching.teach,
             run_training,
             self.gate,
             self.evaluations,

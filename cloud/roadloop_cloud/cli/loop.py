@@ -68,6 +68,7 @@ def enable(app: Application, output: Output, task: str, **options: Any) -> None:
     budget = Budget(**taken("period_s", "generations", "cpu_s", "delivered_bytes"))
     rest = taken("cool_down_s", "min_free_bytes")
     policy = LoopPolicy(retrain=retrain_spec(task=task, **options), triggers=triggers, budget=budget, **rest)
+    app.retraining.check(policy.retrain)
     app.loops.enable(policy)
     output.result(_policy_json(policy), f"{task} learns by itself: {_triggers(policy)}")
 

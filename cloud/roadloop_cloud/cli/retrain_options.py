@@ -19,6 +19,10 @@ retrain_options = with_options(
         help="For the snapshot: CSV with sha256,label of captured images.",
     ),
     click.option(
+        "--teacher",
+        help="First let this version, or the release of this number, label captured items that have no label.",
+    ),
+    click.option(
         "--base",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
         help="Data folder whose rows are trained on beside the snapshot, so that nothing is forgotten.",

@@ -1,6 +1,6 @@
 """The labels of a workspace: said, counted, and what of them counts."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -57,9 +57,10 @@ class Labels:
         """Item -> what counts for it (words.judge)."""
         return judge(self.words(task), teacher_above)
 
-    def new_since(self, task: str, when: datetime) -> int:
-        """How many items of a task got a label since `when` that can be trained on."""
-        sure = or_(Label.origin != "teacher", Label.confidence > TEACHER_ABOVE)
+    def new_since(self, task: str, when: datetime, besides: Collection[str] = ()) -> int:
+        """How many items of a task got a label since `when` that can be trained on; `besides` what these teachers
+        said."""
+        sure = or_(Label.origin != "teacher", (Label.confidence > TEACHER_ABOVE) & Label.by.not_in(besides))
         wanted = (Label.task == task, Label.at > when, sure)
         with self._database.reading() as session:
             return session.scalar(select(func.count(distinct(Label.item))).where(*wanted)) or 0

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from roadloop_cloud.captures import Captured, Captures, DamagedError, Decision, decode_image, read_content
 from roadloop_cloud.jobs import Work
 from roadloop_cloud.labels.service import Labels
-from roadloop_cloud.labels.words import ClassValue, Word
+from roadloop_cloud.labels.words import ClassValue, Word, judge
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Name
@@ -32,12 +32,14 @@ _CHUNK = 100
 Probabilities = npt.NDArray[np.float64]
 
 
-class TeachSpec(msgspec.Struct, frozen=True, kw_only=True):
+class TeachSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a teaching is asked for."""
 
     task: Name
     teachers: tuple[Name, ...] = ()
     """Versions; none: the best by their evaluation."""
+    unlabelled: bool = False
+    """Only items of which nothing that counts has been said yet."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 
 
@@ -49,6 +51,10 @@ class Opinion:
     confidence: float
     disagreement: float | None
     """None where the vehicle's decision is not known."""
+
+
+Show = Callable[[str, float | None], None]
+"""Says what is done now, and how much of it (0..1)."""
 
 
 class Teaching:
@@ -70,17 +76,19 @@ class Teaching:
         self._quarantined = quarantined
 
     def run(self, work: Work) -> dict[str, Any]:
+        """`teach` as a job."""
+        return self.teach(msgspec.convert(work.job.spec, TeachSpec), work.progress)
+
+    def teach(self, spec: TeachSpec, show: Show) -> dict[str, Any]:
         """Label what these teachers have not labelled yet; after a kill the next attempt goes on where it stopped.
 
         Raises NotFoundError (task or version), ConfigError (no teacher), BundleError, RuntimeMissingError.
         """
-        spec = msgspec.convert(work.job.spec, TeachSpec)
-        if spec.task not in TASKS:
-            raise NotFoundError(f"no teacher for '{spec.task}'; there are teachers for {', '.join(TASKS)}")
+        check_task(spec.task)
         versions = tuple(sorted(spec.teachers)) or self.best(spec.task)
         bundles = [self._models.bundle(spec.task, version) for version in versions]
         by = f"teacher {' + '.join(versions)}"
-        waiting = self._waiting(spec.task, by)
+        waiting = self._waiting(spec, by)
         decisions = self._captures.decisions(waiting)
         classes = self._classes(spec.task)
         damaged = disagreed = 0
@@ -111,12 +119,12 @@ class Teaching:
                         )
                     )
                 self._labels.say(words)
-                work.progress(f"{by} looks at images", min(start + _CHUNK, len(waiting)) / len(waiting))
+                show(f"{by} looks at images", min(start + _CHUNK, len(waiting)) / len(waiting))
         finally:
             for voice in voices:
                 voice.close()
         labelled = len(waiting) - damaged
-        return {"teachers": versions, "labelled": labelled, "damaged": damaged, "disagreed": disagreed}
+        return {"teachers": versions, "by": by, "labelled": labelled, "damaged": damaged, "disagreed": disagreed}
 
     def best(self, task: str) -> tuple[str, ...]:
         """The versions that evaluated best, at most three. Raises ConfigError where none was evaluated."""
@@ -132,14 +140,23 @@ class Teaching:
             raise ConfigError(f"no version of {task} was evaluated; name teachers, or 'roadloop models evaluate' some")
         return tuple(sorted(version for _, version in sorted(ranked)[:MOST]))
 
-    def _waiting(self, task: str, by: str) -> Sequence[Captured]:
-        done = {word.item for word in self._labels.words(task) if (word.origin, word.by) == ("teacher", by)}
+    def _waiting(self, spec: TeachSpec, by: str) -> Sequence[Captured]:
+        words = self._labels.words(spec.task)
+        done = {word.item for word in words if (word.origin, word.by) == ("teacher", by)}
+        if spec.unlabelled:
+            done |= set(judge(words))
         quarantined = set(self._quarantined())
         found: dict[str, Captured] = {}
-        for item in self._captures.of(task):
+        for item in self._captures.of(spec.task):
             if item.sha256 not in done and item.vehicle not in quarantined:
                 found.setdefault(item.sha256, item)
         return list(found.values())
+
+
+def check_task(task: str) -> None:
+    """Raise NotFoundError for a task whose items no teacher labels."""
+    if task not in TASKS:
+        raise NotFoundError(f"no teacher for '{task}'; there are teachers for {', '.join(TASKS)}")
 
 
 def form_opinion(shares: Probabilities, classes: Sequence[str], decision: Decision | None) -> Opinion:

@@ -1,6 +1,6 @@
 """What tells a loop that there is something to learn, from the services that know."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,9 +19,9 @@ class FleetNews:
         """Those that were raised after `since`, the newest first; one that only goes on is no news."""
         return [_words(alarm) for alarm in self.drift.alarms(task, since) if alarm.raised > since]
 
-    def new_labels(self, task: str, since: datetime) -> int:
-        """Items that got a label which can be trained on."""
-        return self.labels.new_since(task, since)
+    def new_labels(self, task: str, since: datetime, besides: Collection[str]) -> int:
+        """Items that got a label which can be trained on, of others than these teachers."""
+        return self.labels.new_since(task, since, besides)
 
 
 def _words(alarm: Alarm) -> str:

@@ -1,6 +1,6 @@
 """Application service on the loops: sees what there is to see, decides, and begins generations as jobs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,11 +13,11 @@ from roadloop_cloud.jobs import ENDED, Jobs
 from roadloop_cloud.loop.decide import Decision, Generation, Seen, decide, since
 from roadloop_cloud.loop.policy import LoopPolicy
 from roadloop_cloud.retrain.pipeline import KIND
-from roadloop_cloud.retrain.steps import delivered_bytes, published_release, spent_cpu_s
+from roadloop_cloud.retrain.steps import delivered_bytes, published_release, spent_cpu_s, taught_by
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Job, RolloutClaim
 from roadloop_cloud.store.loop_tables import LoopDecision, LoopRow
-from roadloop_models.errors import NotFoundError
+from roadloop_models.errors import ConfigError, NotFoundError
 
 REMEMBERED = 200
 """Generations that a decision looks back on."""
@@ -30,8 +30,8 @@ class News(Protocol):
     def alarms(self, task: str, since: datetime) -> Sequence[str]:
         """Alarms of drift about the task, in words."""
 
-    def new_labels(self, task: str, since: datetime) -> int:
-        """How many labels of the task came."""
+    def new_labels(self, task: str, since: datetime, besides: Collection[str]) -> int:
+        """How many labels of the task came, `besides` what these teachers said."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,16 @@ class Loops:
         if row.enabled is None and row.asked is None:
             return Decision("rest", "disabled", "only a person begins one")
         start = since(row.enabled or self._now(), generations)
-        alarms, labels = self._news.alarms(task, start), self._news.new_labels(task, start)
+        # What a generation's own teacher said it has learned from itself: that is no news.
+        own = {by for job in turns if (by := taught_by(job.steps)) is not None}
+        alarms, labels = self._news.alarms(task, start), self._news.new_labels(task, start, own)
         free_bytes, now = self._free_bytes(), self._now()
         with self._database.transaction() as session:
             # Under the row's lock: what another decider has begun meanwhile is seen here, and not begun again.
             row = _get(session, task)
             fresh = _turns(session, task)
             begun = [job.id for job in fresh] != [job.id for job in turns]
-            policy = msgspec.convert(row.policy, LoopPolicy)
+            policy = _policy(row)
             seen = Seen(
                 enabled=row.enabled or now,
                 generations=[_generation(job) for job in fresh],
@@ -155,7 +157,7 @@ class Loops:
         newest = select(LoopDecision).where(LoopDecision.task == row.task).order_by(LoopDecision.id.desc()).limit(1)
         return LoopStatus(
             task=row.task,
-            policy=msgspec.convert(row.policy, LoopPolicy),
+            policy=_policy(row),
             enabled=row.enabled,
             asked=row.asked,
             decision=session.scalars(newest).first(),
@@ -177,6 +179,15 @@ def _get(session: Session, task: str, *, lock: bool = True) -> LoopRow:
     if row is None:
         raise NotFoundError(f"task {task} has no loop; 'roadloop loop enable' makes one")
     return row
+
+
+def _policy(row: LoopRow) -> LoopPolicy:
+    try:
+        return msgspec.convert(row.policy, LoopPolicy)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"policy of the loop of {row.task}: {error}; 'roadloop loop enable {row.task}' sets it anew"
+        ) from error
 
 
 def _turns(session: Session, task: str) -> list[Job]:

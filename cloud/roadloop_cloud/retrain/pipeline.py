@@ -1,5 +1,5 @@
-"""The job `retrain`: snapshot, train from the incumbent, quantize, evaluate, gate, register, explain, publish, roll
-out.
+"""The job `retrain`: teach, snapshot, train from the incumbent, quantize, evaluate, gate, register, explain, publish,
+roll out.
 
 Every step is repeatable and its result is recorded, so a worker that dies costs the step it was in.
 """
@@ -23,9 +23,10 @@ from roadloop_cloud.gate.held_out import TrainedOn
 from roadloop_cloud.gate.records import Record, Records
 from roadloop_cloud.gate.service import Gate, Judged
 from roadloop_cloud.jobs import Work
+from roadloop_cloud.labels.teacher import Show, TeachSpec, check_task
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
-from roadloop_cloud.retrain.steps import CARD, DELIVERY, EXPLAIN, PUBLISH, TimedSteps
+from roadloop_cloud.retrain.steps import CARD, DELIVERY, EXPLAIN, PUBLISH, TEACH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
 from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.eta import in_words
@@ -42,7 +43,7 @@ _BEFORE, _AFTER = "seen-incumbent", "seen-candidate"
 """What was seen of either model, row by row, below the job's folder."""
 
 
-class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Take an accepted candidate to these vehicles; nobody named means all."""
 
     waves: tuple[str, ...]
@@ -50,7 +51,7 @@ class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
 
-class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a retraining is asked for. Paths are absolute."""
 
     task: Name
@@ -59,6 +60,9 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
     """An existing snapshot; None: build one from all that is stored."""
     labels: str | None = None
+    teacher: str | None = None
+    """A registered version, or the number of a release: it labels captured items that have no label, before the
+    snapshot is built."""
     base: DataSource | None = None
     """Rows trained on beside the snapshot, so that what the incumbent knew is not forgotten."""
     replay_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
@@ -81,6 +85,14 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     rollout: RolloutRequest | None = None
     learned: tuple[str, ...] = ()
     """`<incumbent> <snapshot>` of trainings before: the same rows from the same start would bring the same again."""
+
+
+class Teach(Protocol):
+    """Lets a teacher label what was captured; labels/teacher.py is the real one."""
+
+    def __call__(self, spec: TeachSpec, show: Show) -> dict[str, Any]:
+        """See Teaching.teach."""
+        ...
 
 
 class Delivery(Protocol):
@@ -108,6 +120,7 @@ class Retraining:
     releases: Releases
     rollouts: Rollouts
     work_folder: Path
+    teach: Teach
     train: Train
     gate: Gate
     records: Records
@@ -121,9 +134,13 @@ class Retraining:
         folder = self.work_folder / f"{KIND}-{work.job.id}"
         timed = TimedSteps(work, self.clock)
         named = timed.step("begin", lambda: self._names(spec, work.job.id))
+        taught = None
+        if "teacher" in named:
+            taught = timed.step(TEACH, lambda: self._teach(spec, named["teacher"], work))
         snapshot = timed.step("snapshot", lambda: self._snapshot(spec))
         if f"{named['incumbent']} {snapshot['sha256']}" in spec.learned:
             return _result(spec, named, _nothing_new(named, snapshot), {}, {}) | {
+                "taught": taught,
                 "snapshot": snapshot,
                 "release": None,
                 "rollout": None,
@@ -156,6 +173,7 @@ class Retraining:
         shutil.rmtree(folder, ignore_errors=True)
         return {
             **_result(spec, named, verdict, before, after),
+            "taught": taught,
             "snapshot": snapshot,
             "training": trained,
             "explained": explained,
@@ -165,9 +183,32 @@ class Retraining:
         }
 
     def _names(self, spec: RetrainSpec, job_id: int) -> dict[str, str]:
-        get_task(spec.task)
+        teacher = self.check(spec)
         incumbent = spec.incumbent or self.releases.incumbent(spec.task).version
-        return {"incumbent": incumbent, "candidate": spec.version or f"{KIND}-{job_id}"}
+        named = {"incumbent": incumbent, "candidate": spec.version or f"{KIND}-{job_id}"}
+        return named if teacher is None else named | {"teacher": teacher}
+
+    def check(self, spec: RetrainSpec) -> str | None:
+        """The version that teaches, where one is named. Raises what makes every generation of such a spec fail:
+        NotFoundError (task or teacher), ConfigError."""
+        get_task(spec.task)
+        if spec.teacher is None:
+            return None
+        check_task(spec.task)
+        if spec.snapshot is not None:
+            raise ConfigError("teacher: it labels what a new snapshot is built of; leave out the snapshot, or it")
+        models = {model.version for model in self.models.list(spec.task)}
+        releases = {str(one.release): one.version for one in self.releases.list(spec.task)}
+        if spec.teacher not in models and spec.teacher not in releases:
+            raise NotFoundError(
+                f"teacher '{spec.teacher}': no version and no release of {spec.task}; there are versions "
+                f"{', '.join(sorted(models)) or '(none)'} and releases {', '.join(releases) or '(none)'}"
+            )
+        return spec.teacher if spec.teacher in models else releases[spec.teacher]
+
+    def _teach(self, spec: RetrainSpec, teacher: str, work: Work) -> dict[str, Any]:
+        asked = TeachSpec(task=spec.task, teachers=(teacher,), unlabelled=True, threads=spec.threads)
+        return self.teach(asked, work.progress)
 
     def _snapshot(self, spec: RetrainSpec) -> dict[str, Any]:
         if spec.snapshot is not None:

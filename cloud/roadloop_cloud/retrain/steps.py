@@ -9,7 +9,7 @@ from roadloop_cloud.jobs import Work
 Steps = Mapping[str, Any]
 """Of a job's row: step -> {"result", "seconds", "cpu_s"}."""
 
-EXPLAIN, CARD, PUBLISH, DELIVERY = "explain", "card", "publish", "delivery"
+TEACH, EXPLAIN, CARD, PUBLISH, DELIVERY = "teach", "explain", "card", "publish", "delivery"
 
 
 class TimedSteps:
@@ -51,6 +51,11 @@ def delivered_bytes(steps: Steps) -> int:
 def published_release(steps: Steps) -> int | None:
     """The release that came of it."""
     return int(steps[PUBLISH]["result"]) if PUBLISH in steps else None
+
+
+def taught_by(steps: Steps) -> str | None:
+    """How labels call the teacher that looked at what the fleet sent; None where none did."""
+    return str(steps[TEACH]["result"]["by"]) if TEACH in steps else None
 
 
 def _cpu_s() -> float:
