@@ -219,7 +219,7 @@ def test_a_restored_database_overtakes_what_a_vehicle_knows(tmp_path: Path) -> N
     with cloud.app.database.transaction() as session:
         intake.record(session, {}, {VAN: report})
     with cloud.app.database.reading() as session:
-        ((vehicle, told),) = levels.unpublished(session)
+        ((vehicle, told),) = levels.LEVELS.unpublished(session)
     assert (vehicle, told.version, told.campaigns) == (VAN, 10, ()), "what nobody knows of any more is ended"
 
 

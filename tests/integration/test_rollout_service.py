@@ -273,13 +273,13 @@ def test_what_the_broker_has_is_not_published_again(fleet: Fleet) -> None:
     fleet.rollouts.create(TASK, 2, Target(("v0", "v1")), Settings(waves=("100%",), fetch_bytes_per_s=5_000))
     fleet.tick()
     with fleet.database.transaction() as session:
-        due = dict(desired.unpublished(session))
+        due = dict(desired.LEVELS.unpublished(session))
         assert {vehicle: state.version for vehicle, state in due.items()} == {"v0": 1, "v1": 1}
         assert due["v0"].policy == Policy(fetch_bytes_per_s=5_000)
-        desired.mark_published(session, {"v0": 1})
-        assert [vehicle for vehicle, _ in desired.unpublished(session)] == ["v1"]
-        desired.forget_published(session)
-        assert len(desired.unpublished(session)) == 2
+        desired.LEVELS.mark_published(session, {"v0": 1})
+        assert [vehicle for vehicle, _ in desired.LEVELS.unpublished(session)] == ["v1"]
+        desired.LEVELS.forget_published(session)
+        assert len(desired.LEVELS.unpublished(session)) == 2
 
 
 # Who takes part

@@ -69,7 +69,7 @@ class Fleet:
 
     def desired_version(self, name: str) -> int:
         with self.database.reading() as session:
-            return next((state.version for vehicle, state in desired.unpublished(session) if vehicle == name), 0)
+            return next((state.version for vehicle, state in desired.LEVELS.unpublished(session) if vehicle == name), 0)
 
 
 @pytest.fixture

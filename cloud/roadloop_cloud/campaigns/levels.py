@@ -4,10 +4,11 @@ the vehicle's own."""
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.campaign_tables import CampaignLevel, CampaignRow, CampaignVehicle
+from roadloop_cloud.store.levels import Levels
 from roadloop_models.campaigns.campaign import Campaign
 from roadloop_models.contract.messages import Campaigns, Reported
 
@@ -34,32 +35,6 @@ def overtake(session: Session, reports: Mapping[str, Reported]) -> None:
             row.version = version + 1
 
 
-def unpublished(session: Session, at_most: int | None = None) -> list[tuple[str, Campaigns]]:
-    """Vehicle and campaigns of those whose newest version the broker has not taken yet."""
-    due = select(CampaignLevel).where(CampaignLevel.version > CampaignLevel.published_version)
-    rows = list(session.scalars(due.order_by(CampaignLevel.vehicle).limit(at_most)))
-    return [(row.vehicle, Campaigns(version=row.version, campaigns=_of(session, row.vehicle))) for row in rows]
-
-
-def mark_published(session: Session, versions: Mapping[str, int]) -> None:
-    """The broker has taken these versions: vehicle -> version."""
-    if not versions:
-        return
-    table = CampaignLevel.__table__
-    statement = (
-        update(table)  # type: ignore[arg-type]
-        .where(table.c.vehicle == bindparam("key"), table.c.published_version < bindparam("taken"))
-        .values(published_version=bindparam("taken"))
-    )
-    rows = [{"key": vehicle, "taken": version} for vehicle, version in versions.items()]
-    session.connection().execute(statement, rows)
-
-
-def forget_published(session: Session) -> None:
-    """The broker may have lost its retained messages: all are published again."""
-    session.execute(update(CampaignLevel).values(published_version=0))
-
-
 def _of(session: Session, vehicle: str) -> tuple[Campaign, ...]:
     rows = session.scalars(
         select(CampaignRow)
@@ -68,3 +43,6 @@ def _of(session: Session, vehicle: str) -> tuple[Campaign, ...]:
         .order_by(CampaignRow.pushed, CampaignRow.name)
     )
     return tuple(msgspec.convert(row.body, Campaign) for row in rows)
+
+
+LEVELS = Levels(CampaignLevel, lambda session, row: Campaigns(version=row.version, campaigns=_of(session, row.vehicle)))

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from roadloop_cloud.store.fleet_tables import DesiredState
 from roadloop_cloud.store.ingest_tables import Vehicle
+from roadloop_cloud.store.levels import Levels
 from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, Reported, ShadowPolicy
 
 Slots = dict[str, ReleaseRef | None]
@@ -93,31 +94,6 @@ def overtake(row: DesiredState, reported: Reported) -> None:
         row.version = reported.desired_version + 1
 
 
-def unpublished(session: Session, at_most: int | None = None) -> list[tuple[str, Desired]]:
-    """Vehicle and desired state of those whose newest version the broker has not taken yet."""
-    due = select(DesiredState).where(DesiredState.version > DesiredState.published_version)
-    return [(row.vehicle, _decode(row)) for row in session.scalars(due.order_by(DesiredState.vehicle).limit(at_most))]
-
-
-def mark_published(session: Session, versions: Mapping[str, int]) -> None:
-    """The broker has taken these versions: vehicle -> version."""
-    if not versions:
-        return
-    table = DesiredState.__table__
-    statement = (
-        update(table)  # type: ignore[arg-type]
-        .where(table.c.vehicle == bindparam("key"), table.c.published_version < bindparam("taken"))
-        .values(published_version=bindparam("taken"))
-    )
-    rows = [{"key": vehicle, "taken": version} for vehicle, version in versions.items()]
-    session.connection().execute(statement, rows)
-
-
-def forget_published(session: Session) -> None:
-    """The broker may have lost its retained messages: all are published again."""
-    session.execute(update(DesiredState).values(published_version=0))
-
-
 def policy_of(row: DesiredState) -> Policy:
     """How the vehicle should go about updates."""
     return msgspec.convert(row.policy, Policy)
@@ -181,3 +157,6 @@ def _decode(row: DesiredState) -> Desired:
         "shadow_policy": row.shadow_policy,
     }
     return msgspec.convert(raw, Desired)
+
+
+LEVELS = Levels(DesiredState, lambda _session, row: _decode(row))

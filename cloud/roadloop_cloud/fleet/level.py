@@ -1,36 +1,16 @@
-"""Levels: states that every vehicle has one of, published retained whenever the broker may not have the newest."""
+"""Publishes levels, retained, whenever the broker may not have the newest."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
-
-from sqlalchemy.orm import Session
+from collections.abc import Callable
+from typing import Any, Generic
 
 from roadloop_cloud.mqtt import Publication, Transport
 from roadloop_cloud.store.database import Database
+from roadloop_cloud.store.levels import Levels, LevelT
 from roadloop_models.contract.channels import Channel
-from roadloop_models.contract.messages import Campaigns, Desired
 from roadloop_models.errors import RoadloopError
 
 _log = logging.getLogger(__name__)
-LevelT = TypeVar("LevelT", bound=Desired | Campaigns)
-LevelT_co = TypeVar("LevelT_co", bound=Desired | Campaigns, covariant=True)
-
-
-class Rows(Protocol[LevelT_co]):
-    """Where the levels of one channel are kept."""
-
-    def unpublished(self, session: Session, at_most: int | None = None) -> Sequence[tuple[str, LevelT_co]]:
-        """Vehicle and level of those whose newest version the broker has not taken yet."""
-        ...
-
-    def mark_published(self, session: Session, versions: Mapping[str, int]) -> None:
-        """The broker has taken these versions: vehicle -> version."""
-        ...
-
-    def forget_published(self, session: Session) -> None:
-        """The broker may have lost its retained messages."""
-        ...
 
 
 class LevelPublisher(Generic[LevelT]):
@@ -41,7 +21,7 @@ class LevelPublisher(Generic[LevelT]):
         transport: Transport,
         database: Database,
         channel: Channel,
-        rows: Rows[LevelT],
+        rows: Levels[LevelT],
         *,
         before: Callable[[str, LevelT], Any] = lambda _vehicle, _level: None,
         under_way: int,

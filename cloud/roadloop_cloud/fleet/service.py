@@ -102,8 +102,10 @@ class FleetService:
         under_way = self._timing.desired_under_way
         self._levels = (
             # The director names what a vehicle should run before the vehicle hears of it and asks.
-            LevelPublisher(transport, database, channels.DESIRED, desired, before=director.assign, under_way=under_way),
-            LevelPublisher(transport, database, channels.CAMPAIGNS, campaign_levels, under_way=under_way),
+            LevelPublisher(
+                transport, database, channels.DESIRED, desired.LEVELS, before=director.assign, under_way=under_way
+            ),
+            LevelPublisher(transport, database, channels.CAMPAIGNS, campaign_levels.LEVELS, under_way=under_way),
         )
 
     def run(self, stop: Event) -> None:
