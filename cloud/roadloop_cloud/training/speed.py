@@ -27,7 +27,7 @@ from roadloop_models.tasks.speed_data import (
     load_adjacency,
     load_training_speeds,
 )
-from roadloop_models.zoo.speed_lstm import HIDDEN, PLACE, SEEN_SPEEDS, SpeedLstm
+from roadloop_models.zoo.speed_lstm import HIDDEN, PLACE, SEEN_SPEEDS, WHOLE, SpeedLstm
 
 SCALE_MPH = 70.0
 SPEEDS_ALONE = "speeds-alone"
@@ -225,11 +225,11 @@ def _has_clock(spec: TrainingSpec, parent: State | None) -> bool:
         return spec.form != SPEEDS_ALONE
     if "lstm.weight_ih_l0" not in parent or "place" not in parent:
         return True  # what is wrong with it is said where it is loaded
-    return int(parent["lstm.weight_ih_l0"].shape[1]) != SEEN_SPEEDS + len(parent["place"])
+    return int(parent["lstm.weight_ih_l0"].shape[1]) != SEEN_SPEEDS + WHOLE + len(parent["place"])
 
 
 def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:
-    seen = "the mean of its neighbours by the adjacency" + (", the time of day" if clock else "")
+    besides = "the time of day" if clock else "the mean of all sensors"
     return ModelForm(
         kind="recurrent",
         preprocess=SpeedScale(WINDOW, sensors, SCALE_MPH, clock).spec,
@@ -238,8 +238,8 @@ def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:
         golden_low=(0.0, -1.0) if clock else (0.0,),
         golden_high=(1.0, 1.0) if clock else (1.0,),
         labels=None,
-        architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, {seen} and "
-        f"{place} learned numbers per sensor, and adds to the last speed",
+        architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, the mean of its "
+        f"neighbours by the adjacency, {besides} and {place} learned numbers per sensor, and adds to the last speed",
     )
 
 

@@ -6,6 +6,8 @@ from torch import nn
 
 SEEN_SPEEDS = 2
 CLOCK = 4
+WHOLE = 1
+"""Without the time of day: the mean of all sensors, which tells the rush hour from the night."""
 PLACE = 4
 HIDDEN = 40
 _FIRST_GAIN = 4.0
@@ -15,7 +17,7 @@ _FIRST_GAIN = 4.0
 class SpeedLstm(nn.Module):  # type: ignore[misc]
     """(scaled speeds float32 [n, window, sensors], time of day [n, 4]) -> scaled speeds [n, sensors, horizon].
 
-    Without `clock` it takes the speeds alone.
+    Without `clock` it takes the speeds alone, and sees the mean of all sensors in place of the time of day.
 
     What an LSTM step sees of a sensor is its own speed, the weighted mean of its neighbours, the time of day, and a few
     learned numbers that say what kind of place the sensor stands at (they know where jams come back at which hour,
@@ -33,11 +35,13 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
         place: int = PLACE,
     ) -> None:
         super().__init__()
-        self.clock = CLOCK if clock else 0
+        self.clock = clock
         self.register_buffer("adjacency", adjacency)
         self.register_buffer("near", neighbour_mean(adjacency), persistent=False)
+        if not clock:
+            self.register_buffer("all", torch.full((WHOLE, len(adjacency)), 1.0 / len(adjacency)), persistent=False)
         self.place = nn.Parameter(0.1 * torch.randn(place, len(adjacency)))
-        self.lstm = nn.LSTM(SEEN_SPEEDS + self.clock + place, hidden, batch_first=True)
+        self.lstm = nn.LSTM(SEEN_SPEEDS + (CLOCK if clock else WHOLE) + place, hidden, batch_first=True)
         self.head = nn.Linear(hidden, horizon)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -55,6 +59,8 @@ class SpeedLstm(nn.Module):  # type: ignore[misc]
         if self.clock:
             assert time_of_day is not None
             features.append(time_of_day.view(count, 1, CLOCK, 1).expand(count, window, CLOCK, sensors))
+        else:
+            features.append(F.linear(speeds, self.all).unsqueeze(3).expand(count, window, WHOLE, sensors))
         features.append(self.place.expand(count, window, *self.place.shape))
         series = torch.cat(features, dim=2).permute(0, 3, 1, 2)
         last = speeds[:, -1]
