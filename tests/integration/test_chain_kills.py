@@ -24,6 +24,8 @@ STEPS = [
     "card", "publish", "delivery", "rollout",
 ]  # fmt: skip
 
+ROUNDED = ("train quantization-aware", "evaluate candidate again", "gate again")
+
 
 @contextmanager
 def killed_when_recording(step: str, moment: str) -> Iterator[None]:
@@ -53,16 +55,20 @@ def killed_at_call(number: int) -> Iterator[None]:
         yield
 
 
-def test_a_worker_killed_before_and_after_every_record_of_a_step_does_it_all_once(tmp_path: Path) -> None:
-    chain = Chain(tmp_path)
-    for step in STEPS:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_worker_killed_before_and_after_every_record_of_a_step_does_it_all_once(
+    tmp_path: Path, rounded: bool
+) -> None:
+    chain, after_gate = Chain(tmp_path, rounded=rounded), STEPS.index("gate") + 1
+    steps = [*STEPS[:after_gate], *(ROUNDED if rounded else ()), *STEPS[after_gate:]]
+    for step in steps:
         for moment in ("before", "after"):
             assert chain.work_in_a_child(partial(killed_when_recording, step, moment)), f"{moment} {step}: not killed"
             chain.check()
             assert (step in chain.row.steps) == (moment == "after")
     chain.work()
     chain.check_end()
-    assert list(chain.row.steps) == STEPS
+    assert list(chain.row.steps) == steps
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -247,6 +248,39 @@ def test_training_goes_on_rounded_where_int8_loses_more_than_allowed(made: Path,
     assert rounds[1.0][-1].message.startswith("int8 loses") and weights[1] == (parent / "weights.npz").read_bytes()
     lost = float(rounds[0.0][1].message.rpartition(" ")[2])
     assert ("loss" in rounds[0.0][-1].message) == (lost > 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_training_that_has_its_end_is_trained_on_rounded_from_there(made: Path, tmp_path: Path) -> None:
+    from roadloop_cloud.training.run import run_training
+    from roadloop_cloud.training.spec import DataSource, TrainingProgress, TrainingSpec
+
+    spec = TrainingSpec(
+        task="traffic-sign",
+        version="next-1",
+        data=DataSource(str(made), "all"),
+        parent=str(packaged_bundles()["traffic-sign"]),
+        epochs=2,
+        checkpoint_every_s=0.0,
+    )
+    assert run_training(spec, tmp_path).rounding is None
+    (tmp_path / "bundle").rename(tmp_path / "first")
+    told: list[TrainingProgress] = []
+    result = run_training(msgspec.structs.replace(spec, qat_above=0.0), tmp_path, told.append)
+    assert result.rounding is not None
+    assert result.rounding.trained_on == (result.rounding.lost > 0.0)
+    epochs = [step for step in told if step.stage == "train" and step.message and not step.resumed]
+    assert epochs == [], "what was trained is not trained again"
+    weights = [(tmp_path / name / "weights.npz").read_bytes() for name in ("first", "bundle")]
+    assert (weights[0] != weights[1]) == result.rounding.trained_on
+
+
+def test_the_tasks_that_can_be_trained_rounded_are_those_whose_subject_can() -> None:
+    from roadloop_cloud.training.build import _SUBJECTS
+    from roadloop_cloud.training.compress.settings import ROUNDABLE
+
+    assert {task for task, subject in _SUBJECTS.items() if hasattr(subject, "rounded_recipe")} == set(ROUNDABLE)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The retraining job on real registry, releases and rollouts; training itself is a fake that writes bundles."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from roadloop_cloud.rollout.statements import Operators
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.run import OnProgress
-from roadloop_cloud.training.spec import TrainingProgress, TrainingResult, TrainingSpec
+from roadloop_cloud.training.spec import Rounding, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle, Lineage, Variant, write_bundle
 from roadloop_models.contract.messages import Policy
 from roadloop_models.errors import BundleError, ConfigError, FailedError, NotFoundError, RoadloopError
@@ -188,7 +189,7 @@ def test_a_smaller_candidate_is_asked_of_training_as_it_was_asked_for(lab: Lab) 
     object.__setattr__(lab.retraining, "train", train)
     smaller = Compression(method="prune", share=0.5)
     assert lab.run(version="v2", compress=smaller, qat_above=0.001)["accepted"]
-    assert (asked[0].compress, asked[0].qat_above) == (smaller, 0.001)
+    assert [(spec.compress, spec.qat_above) for spec in asked] == [(smaller, None)], "the gate has not refused it"
     assert str(asked[0].command).endswith("--compress prune --share 0.5 --qat-above 0.001")
 
 
@@ -225,6 +226,78 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_done(lab: Lab
 def test_what_a_spec_does_not_know_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="teachr"):
         msgspec.convert({"task": TASK, "data": "/data", "teachr": "v1"}, RetrainSpec)
+
+
+class Rounded:
+    """Training of which int8 loses 0.02, and whose candidate is worse until it was trained on aware of that."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab, self.asked = lab, list[TrainingSpec]()
+        lab.values["v2"] = 0.97
+        object.__setattr__(lab.retraining, "train", self)
+
+    def __call__(self, spec: TrainingSpec, work_dir: Path, on_progress: OnProgress | None = None) -> TrainingResult:
+        self.asked.append(spec)
+        if (work_dir / "bundle").exists():  # as the real one: killed before its result was written down
+            shutil.rmtree(work_dir / "bundle")
+        result = self.lab.train(spec, work_dir, on_progress)
+        if spec.qat_above is None:
+            return result
+        rounding = Rounding(lost=0.02, trained_on=spec.qat_above < 0.02)
+        if rounding.trained_on:
+            self.lab.values["v2"] = 0.99
+        self.lab.call("rounded")
+        return msgspec.structs.replace(result, rounding=rounding)
+
+
+def test_a_candidate_refused_where_int8_lost_too_much_is_trained_on_aware_of_it_once(lab: Lab) -> None:
+    rounded = Rounded(lab)
+    result = lab.run(version="v2", qat_above=0.01, publish=True)
+    assert [spec.qat_above for spec in rounded.asked] == [None, 0.01]
+    assert msgspec.structs.replace(rounded.asked[1], qat_above=None) == rounded.asked[0], "it is the same training"
+    assert result["quantization_aware"] == {"allowed": 0.01, "lost": 0.02, "trained_on": True}
+    assert (result["accepted"], result["candidate"]["value"], result["release"]) == (True, 0.99, 2)
+    steps = lab.jobs.get(lab.job).steps
+    assert [name for name in steps if name.endswith(" again")] == ["evaluate candidate again", "gate again"]
+
+
+def test_a_candidate_that_is_still_refused_is_not_trained_on_again(lab: Lab) -> None:
+    rounded = Rounded(lab)
+    lab.values["v1"] = 0.995
+    result = lab.run(version="v2", qat_above=0.01)
+    assert len(rounded.asked) == 2
+    assert (result["accepted"], result["candidate"]["value"]) == (False, 0.99)
+
+
+def test_a_refused_candidate_of_which_int8_lost_little_is_not_judged_again(lab: Lab) -> None:
+    Rounded(lab)
+    result = lab.run(version="v2", qat_above=0.03)
+    assert result["quantization_aware"] == {"allowed": 0.03, "lost": 0.02, "trained_on": False}
+    assert not result["accepted"]
+    assert lab.calls.count("evaluate v2") == 1
+
+
+def test_a_candidate_refused_for_something_else_is_not_trained_on(lab: Lab) -> None:
+    rounded = Rounded(lab)
+    write_signs(lab.data / FOLDER / TEST_FILE, made_signs(1, 1, seed=1))  # the snapshot's own rows
+    result = lab.run(version="v2", qat_above=0.01)
+    assert any("held-out" in refusal for refusal in result["refusals"])
+    assert (len(rounded.asked), result["quantization_aware"]) == (1, None)
+
+
+def test_a_worker_that_dies_while_it_is_trained_on_begins_that_again(lab: Lab) -> None:
+    rounded = Rounded(lab)
+    lab.die_at = "rounded"
+    with pytest.raises(SystemExit):
+        lab.run(version="v2", qat_above=0.01)
+    result = lab.go_on()
+    assert [spec.qat_above for spec in rounded.asked] == [None, 0.01, 0.01]
+    assert result["accepted"]
+
+
+def test_a_task_that_cannot_be_trained_aware_of_int8_is_refused(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match="qat_above: traffic-speed cannot .*; traffic-sign can"):
+        lab.retraining.check(RetrainSpec(task="traffic-speed", data="/data", qat_above=0.001))
 
 
 def test_a_worse_candidate_is_refused_and_leaves_nothing(lab: Lab) -> None:

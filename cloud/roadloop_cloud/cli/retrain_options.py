@@ -59,7 +59,8 @@ retrain_options = with_options(
     click.option(
         "--qat-above",
         type=click.FloatRange(0),
-        help="Train on quantization-aware where int8 loses more than this on validation rows (signs: 0.001).",
+        help="Where the gate refuses it and int8 loses more than this on validation rows (signs: 0.001), train on "
+        "quantization-aware, once.",
     ),
     click.option("--publish", is_flag=True, help="Sign an accepted candidate as the next release."),
     click.option("--rollout", "waves", help="And take it to all vehicles in these waves, for example 1,50%,100%."),

@@ -26,9 +26,10 @@ from roadloop_cloud.jobs import Work
 from roadloop_cloud.labels.teacher import Show, TeachSpec, check_task
 from roadloop_cloud.registry.models import ModelRegistry
 from roadloop_cloud.registry.releases import Releases
-from roadloop_cloud.retrain.steps import CARD, DELIVERY, EXPLAIN, PUBLISH, TEACH, TimedSteps
+from roadloop_cloud.retrain.rounding import may_be_rounding
+from roadloop_cloud.retrain.steps import CARD, DELIVERY, EXPLAIN, PUBLISH, QAT, TEACH, TimedSteps
 from roadloop_cloud.rollout.service import Rollouts, Settings, Target
-from roadloop_cloud.training.compress.settings import Compression
+from roadloop_cloud.training.compress.settings import ROUNDABLE, Compression
 from roadloop_cloud.training.eta import in_words
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress
 from roadloop_cloud.training.spec import DataSource, ExecutorName, TrainingProgress, TrainingResult, TrainingSpec
@@ -41,6 +42,8 @@ KIND = "retrain"
 EXPLAINED_ROWS = 6
 _BEFORE, _AFTER = "seen-incumbent", "seen-candidate"
 """What was seen of either model, row by row, below the job's folder."""
+_FIRST_BUNDLE = "bundle-refused"
+"""The candidate that was refused, where it is trained on."""
 
 
 class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +83,8 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     compress: Compression | None = None
     """Make the candidate a smaller network, with the incumbent as its teacher."""
     qat_above: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Train on quantization-aware where int8 loses more than this on validation rows, in that score's own unit."""
+    """A candidate that the gate refuses is trained on quantization-aware, once, and judged again, where int8 loses
+    more than this on validation rows, in that score's own unit."""
     publish: bool = False
     rollout: RolloutRequest | None = None
     learned: tuple[str, ...] = ()
@@ -146,17 +150,26 @@ class Retraining:
                 "rollout": None,
                 "seconds": timed.seconds(),
             }
-        trained = timed.step("train", lambda: self._train(spec, named, snapshot["sha256"], folder, work))
+        trained = timed.step("train", lambda: _trained(self._train(spec, named, snapshot["sha256"], folder, work)))
         before = timed.step(
             "evaluate incumbent",
             lambda: self._figures(spec, self.models.bundle(spec.task, named["incumbent"]), folder / _BEFORE, work),
         )
-        after = timed.step(
-            "evaluate candidate",
-            lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), folder / _AFTER, work),
-        )
-        judged = timed.step("gate", lambda: self._judge(spec, named, folder, before, after))
-        verdict = msgspec.convert(judged, Verdict)
+
+        def judged(again: str) -> tuple[dict[str, Any], Verdict]:
+            figures = timed.step(
+                f"evaluate candidate{again}",
+                lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), folder / _AFTER, work),
+            )
+            found = timed.step(f"gate{again}", lambda: self._judge(spec, named, folder, before, figures))
+            return figures, msgspec.convert(found, Verdict)
+
+        after, verdict = judged("")
+        rounded = None
+        if spec.qat_above is not None and may_be_rounding(verdict):
+            rounded = timed.step(QAT, lambda: self._train_rounded(spec, named, snapshot["sha256"], folder, work))
+            if rounded["trained_on"]:
+                after, verdict = judged(" again")
         explained, release, rollout = None, None, None
         if verdict.accepted:
             timed.step("register", lambda: self._register(spec, named, folder, after, verdict))
@@ -176,6 +189,7 @@ class Retraining:
             "taught": taught,
             "snapshot": snapshot,
             "training": trained,
+            "quantization_aware": rounded,
             "explained": explained,
             "release": release,
             "rollout": rollout,
@@ -192,6 +206,9 @@ class Retraining:
         """The version that teaches, where one is named. Raises what makes every generation of such a spec fail:
         NotFoundError (task or teacher), ConfigError."""
         get_task(spec.task)
+        if spec.qat_above is not None and spec.task not in ROUNDABLE:
+            able = ", ".join(ROUNDABLE)
+            raise ConfigError(f"qat_above: {spec.task} cannot be trained quantization-aware; {able} can")
         if spec.teacher is None:
             return None
         check_task(spec.task)
@@ -227,14 +244,21 @@ class Retraining:
         }
 
     def _train(
-        self, spec: RetrainSpec, named: dict[str, str], snapshot: str, folder: Path, work: Work
-    ) -> dict[str, Any]:
+        self,
+        spec: RetrainSpec,
+        named: dict[str, str],
+        snapshot: str,
+        folder: Path,
+        work: Work,
+        *,
+        qat_above: float | None = None,
+    ) -> TrainingResult:
         def show(step: TrainingProgress) -> None:
             work.progress(in_words(step), step.done / step.total if step.total else None)
 
         parent = self.models.bundle(spec.task, named["incumbent"])
         folder.mkdir(parents=True, exist_ok=True)  # where a run that was killed left something, training goes on
-        result = self.train(
+        return self.train(
             TrainingSpec(
                 task=spec.task,
                 version=named["candidate"],
@@ -252,12 +276,22 @@ class Retraining:
                 executor=spec.executor,
                 workers=spec.workers,
                 compress=spec.compress,
-                qat_above=spec.qat_above,
+                qat_above=qat_above,
             ),
             folder,
             show,
         )
-        return {"rows": result.rows, "best_epoch": result.best_epoch, "metrics": result.metrics}
+
+    def _train_rounded(
+        self, spec: RetrainSpec, named: dict[str, str], snapshot: str, folder: Path, work: Work
+    ) -> dict[str, Any]:
+        """The same training, which has its end already, and on from there where int8 loses more than allowed."""
+        first = folder / _FIRST_BUNDLE
+        if not first.exists():  # else an earlier attempt has made room already
+            (folder / BUNDLE_FOLDER).rename(first)
+        rounding = self._train(spec, named, snapshot, folder, work, qat_above=spec.qat_above).rounding
+        assert rounding is not None
+        return {"allowed": spec.qat_above, "lost": rounding.lost, "trained_on": rounding.trained_on}
 
     def _old_rows(self, spec: RetrainSpec, incumbent: Bundle) -> DataSource | None:
         """What is trained on beside the snapshot."""
@@ -336,6 +370,10 @@ class Retraining:
                 return view.id
         settings = Settings(waves=request.waves)
         return self.rollouts.create(spec.task, release, _target(request), settings, unattended=True)
+
+
+def _trained(result: TrainingResult) -> dict[str, Any]:
+    return {"rows": result.rows, "best_epoch": result.best_epoch, "metrics": result.metrics}
 
 
 def _target(request: RolloutRequest) -> Target:

@@ -9,7 +9,8 @@ from roadloop_cloud.jobs import Work
 Steps = Mapping[str, Any]
 """Of a job's row: step -> {"result", "seconds", "cpu_s"}."""
 
-TEACH, EXPLAIN, CARD, PUBLISH, DELIVERY = "teach", "explain", "card", "publish", "delivery"
+TEACH, QAT, EXPLAIN, CARD = "teach", "train quantization-aware", "explain", "card"
+PUBLISH, DELIVERY = "publish", "delivery"
 
 
 class TimedSteps:

@@ -31,7 +31,7 @@ from roadloop_cloud.training.record import code_sha256, packages, recipe_values,
 from roadloop_cloud.training.reference import reference_of
 from roadloop_cloud.training.replay import ReplayedSubject
 from roadloop_cloud.training.sign import SignSubject
-from roadloop_cloud.training.spec import FORMS, TrainingProgress, TrainingResult, TrainingSpec
+from roadloop_cloud.training.spec import FORMS, Rounding, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
 from roadloop_cloud.training.subject import ModelForm, Subject
 from roadloop_cloud.training.tolerance import measure_tolerance
@@ -116,19 +116,27 @@ class Trainer:
             return self._result(subject, trained, "", {subject.score_name: trained.chosen.score})
         model = subject.model()
         load_state(model, halve(trained.final.state), "trained")
-        self._round_where_needed(subject, model, target.parent)
+        rounding = self._round_where_needed(subject, model, target.parent)
         with tempfile.TemporaryDirectory(prefix=DRAFTS, dir=target.parent) as scratch:
             bundle = self._pack(subject, model, trained, parent, Path(scratch))
             move_tree_durably(bundle.directory, target)
-        return self._result(subject, trained, str(target), bundle.manifest.metrics)
+        return self._result(subject, trained, str(target), bundle.manifest.metrics, rounding)
 
-    def _result(self, subject: Subject, trained: _Trained, bundle: str, metrics: dict[str, float]) -> TrainingResult:
+    def _result(
+        self,
+        subject: Subject,
+        trained: _Trained,
+        bundle: str,
+        metrics: dict[str, float],
+        rounding: Rounding | None = None,
+    ) -> TrainingResult:
         return TrainingResult(
             bundle=bundle,
             metrics=metrics,
             best_epoch=trained.chosen.epoch,
             rows=subject.rows,
             seconds={name: round(seconds, 2) for name, seconds in self._seconds.items()},
+            rounding=rounding,
         )
 
     def _recipe(self, subject: Subject) -> Recipe:
@@ -188,20 +196,21 @@ class Trainer:
                 ranks=self._ranks,
             )
 
-    def _round_where_needed(self, subject: Subject, model: torch.nn.Module, folder: Path) -> None:
+    def _round_where_needed(self, subject: Subject, model: torch.nn.Module, folder: Path) -> Rounding | None:
         """Train `model` on quantization-aware where its int8 files lose more on validation rows than was allowed."""
         spec = self._spec
         if spec.qat_above is None:
-            return
+            return None
         learner, recipe = rounded_training(subject, model, spec.compress)
         with self._stage("round"), tempfile.TemporaryDirectory(prefix=DRAFTS, dir=folder) as scratch:
             lost = int8_loss(subject, model, Path(scratch))
             self._on_progress(TrainingProgress(stage="round", done=0, total=1, message=f"int8 loses {lost:.4g}"))
             if lost <= spec.qat_above:
-                return
+                return Rounding(lost=lost, trained_on=False)
             begin, on_epoch = copy.deepcopy(model), self._epochs("round")
             rounded = fit(begin, learner, recipe, seed=spec.seed, on_epoch=on_epoch, score=None)
             load_state(model, halve(rounded.state), "trained")
+            return Rounding(lost=lost, trained_on=True)
 
     def _pack(
         self, subject: Subject, model: torch.nn.Module, trained: _Trained, parent: Bundle | None, scratch: Path

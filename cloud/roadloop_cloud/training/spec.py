@@ -105,6 +105,15 @@ class Place(msgspec.Struct, frozen=True):
     meeting: str = ""
 
 
+class Rounding(msgspec.Struct, frozen=True, kw_only=True):
+    """What int8 lost on the validation rows, in the unit of the task's validation score, and what was done about it."""
+
+    lost: float
+    """Of the network as it was trained."""
+    trained_on: bool
+    """Whether it was trained on quantization-aware then."""
+
+
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a training run made."""
 
@@ -116,6 +125,8 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """The epoch that validation chose; 0: the parent's own weights were not improved on."""
     rows: int
     seconds: dict[str, float]
+    rounding: Rounding | None = None
+    """Where a bound on it was given."""
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True):

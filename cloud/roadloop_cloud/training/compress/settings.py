@@ -6,6 +6,8 @@ import msgspec
 
 Method = Literal["distil", "prune", "qat", "quantize"]
 METHODS: tuple[Method, ...] = ("distil", "prune", "qat", "quantize")
+ROUNDABLE = ("traffic-sign",)
+"""Tasks whose network can be trained quantization-aware: those of convolutions."""
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
