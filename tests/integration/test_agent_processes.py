@@ -14,23 +14,11 @@ from roadloop_models.errors import HealthError
 from tests.fakes.agent import SIGN_PROFILE, TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.bundles import tiny_bundle
-from tests.fakes.repository import Repository, utc_now
+from tests.fakes.repository import Repository
 from tests.fakes.small_cloud import SmallCloud, blob_content
 from tests.fakes.speed_bundle import speed_bundle
 
 VAN = "van-1"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    broker = MosquittoBroker(tmp_path / "broker")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository(utc_now())
 
 
 @pytest.fixture

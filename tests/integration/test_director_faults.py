@@ -19,13 +19,9 @@ from tests.fakes.injection import hooked, killed_at
 from tests.fakes.repository import VAN, utc_now
 from tests.fakes.staged_vehicle import StagedVehicle
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 CALLS_AT_LEAST = 20
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill loses nothing that the kernel has: waiting for the disk would prove nothing here."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 class Told:

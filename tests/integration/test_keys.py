@@ -1,6 +1,5 @@
 """Keys are rotated, revoked and used elsewhere while vehicles go on: the cloud's repository and the vehicle's Trust."""
 
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +18,9 @@ from roadloop_models.errors import BadInputError, ConfigError, ConflictError, No
 from tests.fakes.key_rig import OTHER_TASK, KeyRig, manifest_name
 from tests.fakes.opaque_bundles import TASK
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 ROLES = ("root", "targets", TASK, "snapshot", "timestamp")
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture

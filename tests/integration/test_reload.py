@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,11 @@ from roadloop_models.contract.messages import Desired, Policy
 from tests.fakes.agent import SIGN_PROFILE, TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.bundles import tiny_bundle
-from tests.fakes.repository import Repository, utc_now
+from tests.fakes.repository import Repository
 from tests.fakes.small_cloud import SmallCloud
 
 VAN = "van-1"
 PAUSED = SIGN_PROFILE.replace("rate_hz = 50.0", "rate_hz = 0.0")
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    broker = MosquittoBroker(tmp_path / "broker")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository(utc_now())
 
 
 def vehicle(tmp_path: Path, broker: MosquittoBroker, repository: Repository, profile: str) -> TestVehicle:

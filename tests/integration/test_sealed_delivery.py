@@ -1,6 +1,5 @@
 """Sealed releases on their way: who listens or reads a vehicle's disk learns no weights, and the vehicle runs them."""
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -31,16 +30,12 @@ from tests.fakes.registry import Client, Registry
 from tests.fakes.repository import VAN, utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 NOW = utc_now()
 TASK = "traffic-sign"
 OTHER = "van-2"
 WINDOW_BYTES = 16
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 class SealedVehicle(StagedVehicle):

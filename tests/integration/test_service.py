@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from roadloop_models.contract.messages import Desired, Policy
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.bundles import tiny_bundle
-from tests.fakes.repository import Repository, utc_now
+from tests.fakes.repository import Repository
 from tests.fakes.sandbox import allowed_calls
 from tests.fakes.small_cloud import SmallCloud
 
@@ -22,18 +21,6 @@ SANDBOX = Path(__file__).parents[1] / "fakes" / "sandbox.py"
 EXPOSURE_TENTHS = 20
 """systemd-analyze counts in tenths: 2.0."""
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    broker = MosquittoBroker(tmp_path / "broker")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository(utc_now())
 
 
 @pytest.fixture

@@ -14,24 +14,12 @@ from roadloop_models.preprocess import ImageStandardize
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.bundles import tiny_bundle
-from tests.fakes.repository import Repository, utc_now
+from tests.fakes.repository import Repository
 from tests.fakes.small_cloud import SmallCloud
 
 VAN = "van-1"
 SHARE = ShadowPolicy(max_cpu_share=0.5)
 RELEASE = [field.name for field in SIGN_DECISION.fields].index("release")
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository(utc_now())
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    broker = MosquittoBroker(tmp_path / "broker")
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The update service with a candidate in the shadow: fetched, tested and kept like any release, and out of its way."""
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,18 +15,15 @@ from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 from tests.fakes.update_rig import DEADLINE_S, POLICY, Rig
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 Build = Callable[..., Rig]
 SHARE = ShadowPolicy(max_cpu_share=0.1)
 
 
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
-
-
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
+def build(tmp_path: Path, start: Callable[[Rig], Rig]) -> Build:
+    """Makes a rig of the same vehicle, whose rig before is stopped."""
     rigs: list[Rig] = []
     vehicle = StagedVehicle(tmp_path, utc_now())
 
@@ -35,14 +31,10 @@ def build(tmp_path: Path) -> Iterator[Build]:
         for rig in rigs:
             rig.service.stop()
         vehicle.restart()
-        rig = Rig(vehicle, **changes)  # type: ignore[arg-type]
-        rigs.append(rig)
-        rig.start()
-        return rig
+        rigs.append(start(Rig(vehicle, **changes)))  # type: ignore[arg-type]
+        return rigs[-1]
 
-    yield make
-    for rig in rigs:
-        rig.service.stop()
+    return make
 
 
 def wish(

@@ -25,16 +25,12 @@ from tests.fakes.opaque_bundles import VARIANT, opaque_bundle, release_ref
 from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 NOW = utc_now()
 MODEL = "model.onnx"
 BLOCKS = 8 + 1 + 1
 """Of release 2: the model, the golden file and, first of all, the manifest; the labels are those of release 1."""
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture

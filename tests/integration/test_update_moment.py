@@ -1,7 +1,6 @@
 """A release that is installed waits for its moment: consent from a real file, over restarts, and what ends the wait."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,10 @@ from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 from tests.fakes.update_rig import Rig
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 ASKING = Policy(health_window_s=0.05, max_error_rate=0.1, switch_when=SwitchWhen(consent=True))
 Build = Callable[..., Rig]
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture
@@ -29,19 +25,9 @@ def vehicle(tmp_path: Path) -> StagedVehicle:
 
 
 @pytest.fixture
-def build(vehicle: StagedVehicle) -> Iterator[Build]:
-    rigs: list[Rig] = []
-
-    def make(**changes: object) -> Rig:
-        consents = Consents(vehicle.directory)
-        rig = Rig(vehicle, surroundings=lambda: Facts(consents=consents.words()), **changes)  # type: ignore[arg-type]
-        rigs.append(rig)
-        rig.start()
-        return rig
-
-    yield make
-    for rig in rigs:
-        rig.service.stop()
+def build(vehicle: StagedVehicle, start: Callable[[Rig], Rig]) -> Build:
+    consents = Consents(vehicle.directory)
+    return lambda **changes: start(Rig(vehicle, surroundings=lambda: Facts(consents=consents.words()), **changes))
 
 
 def say(vehicle: StagedVehicle, ref: ReleaseRef, granted: bool) -> None:

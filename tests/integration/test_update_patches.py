@@ -19,14 +19,10 @@ from tests.fakes.opaque_bundles import VARIANT, opaque_bundle
 from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, WEIGHTS_BYTES, StagedVehicle
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 MODEL = "model.onnx"
 NOW = utc_now()
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 class TunedVehicle(StagedVehicle):

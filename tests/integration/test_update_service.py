@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,28 +15,14 @@ from tests.fakes.repository import utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 from tests.fakes.update_rig import Rig
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 Build = Callable[..., Rig]
 
 
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
-
-
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    rigs: list[Rig] = []
-
-    def make(**changes: object) -> Rig:
-        rig = Rig(StagedVehicle(tmp_path, utc_now()), **changes)  # type: ignore[arg-type]
-        rigs.append(rig)
-        rig.start()
-        return rig
-
-    yield make
-    for rig in rigs:
-        rig.service.stop()
+def build(tmp_path: Path, start: Callable[[Rig], Rig]) -> Build:
+    return lambda **changes: start(Rig(StagedVehicle(tmp_path, utc_now()), **changes))
 
 
 def test_a_wish_becomes_the_confirmed_release(build: Build) -> None:

@@ -31,11 +31,7 @@ from tests.fakes.injection import hooked
 from tests.fakes.opaque_bundles import VARIANT, opaque_bundle
 from tests.fakes.provisioned import BAD, SLOT, Vehicle, life, started
 
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill loses nothing that the kernel has: waiting for the disk would prove nothing here."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 @pytest.fixture

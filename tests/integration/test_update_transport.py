@@ -1,6 +1,5 @@
 """The update service over the choice of transports: what it does where a link may not be used, and by HTTPS alone."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,11 +16,7 @@ from tests.fakes.served_files import ServedFiles
 from tests.fakes.staged_vehicle import StagedVehicle
 from tests.fakes.update_rig import Rig
 
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 class Choosing:

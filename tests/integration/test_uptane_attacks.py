@@ -3,7 +3,6 @@
 Of images alone there is more in test_update_delivery.py; eavesdropping is met in test_sealed_delivery.py.
 """
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,15 +20,11 @@ from tests.fakes.opaque_bundles import VARIANT, opaque_bundle, release_ref
 from tests.fakes.repository import VAN, utc_now
 from tests.fakes.staged_vehicle import SLOT, StagedVehicle
 
+pytestmark = pytest.mark.usefixtures("fast_disk")
+
 NOW = utc_now()
 TIMESTAMP = "director/metadata/timestamp.json"
 OTHER = "van-2"
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power: waiting for the disk would prove nothing."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture
