@@ -12,6 +12,7 @@ from roadloop_cloud.cli import main
 from roadloop_cloud.config import Config
 from roadloop_cloud.founding import found_workspace
 from roadloop_cloud.retrain.pipeline import KIND
+from roadloop_cloud.retrain.steps import EXPLAIN, QAT, TEACH
 from roadloop_cloud.workspace import Workspace
 from tests.fakes.bundles import tiny_bundle
 
@@ -59,6 +60,29 @@ def test_a_loop_from_its_policy_to_a_job(app: Application, tmp_path: Path) -> No
     assert "only when a person asks" not in typed(app, "status")
     typed(app, "disable", TASK)
     assert "only when a person asks" in typed(app, "status")
+
+
+def test_status_shows_what_the_steps_of_the_last_generation_did(app: Application, tmp_path: Path) -> None:
+    typed(app, "enable", TASK, "--data", str(tmp_path), "--min-free", "0")
+    typed(app, "run", TASK)
+    assert asked(app, "status")[0]["did"] == dict.fromkeys(("taught", "quantization_aware", "explained", "card"))
+    job = app.jobs.claim("worker", [KIND])
+    assert job is not None
+    results: dict[str, Any] = {
+        TEACH: {"by": "teacher big", "labelled": 120, "damaged": 0, "disagreed": 14},
+        QAT: {"allowed": 0.001, "lost": 0.0123, "trained_on": True},
+        EXPLAIN: {"variant": "onnx-int8", "rows": 6, "why": None},
+    }
+    for name, result in results.items():
+        app.jobs.record_step(job, name, {"result": result, "seconds": 1.0, "cpu_s": 1.0})
+    (status,) = asked(app, "status")
+    assert [status["did"][key] for key in ("taught", "quantization_aware", "explained")] == list(results.values())
+    shown = " ".join(typed(app, "status").split())
+    assert "120 items by teacher big, 14 against the vehicle" in shown
+    assert "lost 0.0123, allowed 0.001: trained on quantization-aware" in shown
+    assert "6 rows" in shown
+    app.jobs.record_step(job, EXPLAIN, {"result": {"rows": 0, "why": "no weights"}, "seconds": 1.0, "cpu_s": 1.0})
+    assert "not: no weights" in typed(app, "status")
 
 
 def test_what_cannot_be_is_refused_with_the_way_out(app: Application, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from roadloop_cloud.cli.retrain_options import retrain_options, retrain_spec
 from roadloop_cloud.store.database import now_utc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from roadloop_cloud.loop.decide import Decision
     from roadloop_cloud.loop.policy import LoopPolicy
     from roadloop_cloud.loop.service import LoopStatus
@@ -159,11 +161,26 @@ def _shown(one: "LoopStatus") -> Any:
         "asked for": None if one.asked is None else age(one.asked, now),
         "generations": f"{len(one.generations)}, {sum(turn.published for turn in one.generations)} published",
         "last job": one.job,
+        **_did(one.did),
         f"in {seconds(budget.period_s)}": f"{len(spent)} of {budget.generations} generations",
         "processor time": seconds(cpu_s) + ("" if budget.cpu_s is None else f" of {seconds(budget.cpu_s)}"),
         "to vehicles": size(sent) + ("" if budget.delivered_bytes is None else f" of {size(budget.delivered_bytes)}"),
     }
     return details(fields, title=one.task)
+
+
+def _did(did: "Mapping[str, Any]") -> dict[str, str | None]:
+    """What the steps of the last generation came to, in words."""
+    taught, rounded, explained = did["taught"], did["quantization_aware"], did["explained"]
+    shown: dict[str, str | None] = dict.fromkeys(("taught", "int8", "explained"))
+    if taught is not None:
+        shown["taught"] = f"{taught['labelled']} items by {taught['by']}, {taught['disagreed']} against the vehicle"
+    if rounded is not None:
+        then = "trained on quantization-aware" if rounded["trained_on"] else "not why it was refused"
+        shown["int8"] = f"lost {rounded['lost']:.4g}, allowed {rounded['allowed']:.4g}: {then}"
+    if explained is not None:
+        shown["explained"] = f"{explained['rows']} rows" if explained["rows"] else f"not: {explained['why']}"
+    return shown
 
 
 def _policy_json(policy: "LoopPolicy") -> dict[str, Any]:
@@ -193,4 +210,5 @@ def _status_json(one: "LoopStatus") -> dict[str, Any]:
         "decision": None if one.decision is None else _decision_json(one.decision),
         "generations": [asdict(turn) for turn in one.generations],
         "job": one.job,
+        "did": dict(one.did),
     }

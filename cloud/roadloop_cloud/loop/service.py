@@ -1,6 +1,6 @@
 """Application service on the loops: sees what there is to see, decides, and begins generations as jobs."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from roadloop_cloud.jobs import ENDED, Jobs
 from roadloop_cloud.loop.decide import Decision, Generation, Seen, decide, since
 from roadloop_cloud.loop.policy import LoopPolicy
 from roadloop_cloud.retrain.pipeline import KIND
-from roadloop_cloud.retrain.steps import delivered_bytes, published_release, spent_cpu_s, taught_by
+from roadloop_cloud.retrain.steps import delivered_bytes, published_release, spent_cpu_s, taught_by, told
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Job, RolloutClaim
 from roadloop_cloud.store.loop_tables import LoopDecision, LoopRow
@@ -48,6 +48,8 @@ class LoopStatus:
     """Within the budget's period and before, the oldest first."""
     job: int | None
     """Of the newest generation."""
+    did: Mapping[str, Any]
+    """What its steps came to; see retrain/steps.py."""
 
 
 class Loops:
@@ -163,6 +165,7 @@ class Loops:
             decision=session.scalars(newest).first(),
             generations=[_generation(job) for job in turns],
             job=turns[-1].id if turns else None,
+            did=told(turns[-1].steps if turns else {}),
         )
 
 

@@ -59,6 +59,12 @@ def taught_by(steps: Steps) -> str | None:
     return str(steps[TEACH]["result"]["by"]) if TEACH in steps else None
 
 
+def told(steps: Steps) -> dict[str, Any]:
+    """What the steps that are not taken in every retraining came to; None where it did not, or not yet."""
+    names = {"taught": TEACH, "quantization_aware": QAT, "explained": EXPLAIN, "card": CARD}
+    return {key: steps[name]["result"] if name in steps else None for key, name in names.items()}
+
+
 def _cpu_s() -> float:
     """Of this thread, and of the processes that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_THREAD, resource.RUSAGE_CHILDREN)]
