@@ -31,7 +31,7 @@ from tests.bench.latency import imported_detector
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
 from tests.fakes.repository import Repository, utc_now
-from tests.fakes.small_cloud import SmallCloud
+from tests.fakes.small_cloud import Ledger, SmallCloud
 
 VAN = "van-bench"
 BACKLOG_SAMPLES, BATCH = 100_000, 100
@@ -86,7 +86,7 @@ def _ratio(case: Case) -> float:
                 busy_ms = time.time_ns() // 1_000_000
                 time.sleep(QUIET_S)
                 end_ms = time.time_ns() // 1_000_000
-                time.sleep(2.0)  # the last samples are on their way
+                wait_for_samples(cloud, case.stream, end_ms)
                 with cloud.lock:
                     latency_us, t_ms = latencies(cloud, case.stream)
     busy = latency_us[(t_ms >= begin_ms) & (t_ms < busy_ms)]
@@ -128,6 +128,19 @@ def _confirmed(cloud: SmallCloud, release: int) -> bool:
     reported = cloud.reported.get(VAN)
     slot = None if reported is None else reported.slots.get(SLOT)
     return slot is not None and slot.running is not None and slot.running.release == release and slot.state == "idle"
+
+
+def wait_for_samples(cloud: SmallCloud, stream: Stream, until_ms: int) -> None:
+    """Until all samples of a stream up to a moment have come."""
+    cloud.wait(
+        "the last samples have come", lambda: complete_until(cloud.ledger(VAN), stream.name, until_ms), PATIENCE_S
+    )
+
+
+def complete_until(ledger: Ledger, stream: str, until_ms: int) -> bool:
+    """Whether a sample of the stream from that moment or later is there, and none before it is on its way."""
+    newest_ms = max((max(times.values()) for key, times in ledger.t_ms.items() if key[1] == stream), default=0)
+    return newest_ms >= until_ms and not any(key[1] == stream for key in ledger.holes())
 
 
 def latencies(cloud: SmallCloud, stream: Stream) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

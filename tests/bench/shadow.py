@@ -14,7 +14,7 @@ from roadloop_models.contract.streams import DETECTION, SIGN_DECISION
 from roadloop_models.packaged import packaged_bundles
 from tests.bench.driving_profiles import DETECTOR_PROFILE, SIGN_PROFILE, SLOT
 from tests.bench.figures import Figure, Result, Skipped
-from tests.bench.interference import VAN, Case, another_version, latencies
+from tests.bench.interference import VAN, Case, another_version, latencies, wait_for_samples
 from tests.bench.latency import imported_detector
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
@@ -69,7 +69,7 @@ def _ratios(case: Case) -> tuple[float, float]:
                 cloud.wait("it was busy all the time", lambda before=before: _frames(cloud) > before, PATIENCE_S)  # type: ignore[misc]
                 _desire(cloud, van, 2 * turn + 2, None)
                 cloud.wait("it is gone", lambda: _frames(cloud) == 0, PATIENCE_S)
-            time.sleep(2.0)  # the last samples are on their way
+            wait_for_samples(cloud, case.stream, beside[-1][1])
             with cloud.lock:
                 latency_us, t_ms = latencies(cloud, case.stream)
 

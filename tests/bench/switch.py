@@ -32,8 +32,7 @@ from tests.fakes.driving import Driving
 SWITCHES = 20
 PAUSE_S = 0.7
 WARM_S = 3.0
-SETTLE_S = 1.5
-"""Until the samples of a stretch are here."""
+PATIENCE_S = 30.0
 AROUND_MS = 50
 """So long after drive has answered, what is missing still counts as the switch's."""
 Span: TypeAlias = tuple[int, int]
@@ -113,14 +112,15 @@ def _figures(suffix: str, make: Callable[[Path], Bundle], profile: str, stream: 
         tally = Tally(stream.name)
         driving.hear = tally
         with driving:
-            driving.listen(30.0, lambda: tally.started and len(tally.items) > 0)
+            driving.listen(PATIENCE_S, lambda: tally.started and len(tally.items) > 0)
             driving.listen(WARM_S)
             begin_ms = _now_ms()
             switches = [_switch(driving, (second, first)[number % 2]) for number in range(SWITCHES)]
             between_ms = _now_ms()
             driving.listen(SWITCHES * PAUSE_S)
             end_ms = _now_ms()
-            driving.listen(SETTLE_S)
+            driving.listen(PATIENCE_S, lambda: tally.times_ms[-1] >= end_ms)
+        assert tally.times_ms[-1] >= end_ms, "the last samples did not come"
     return [
         _figure(f"switch_dropped_frames{suffix}", tally.missing(switches), "frames", bar=0),
         _figure(f"switch_ms{suffix}", median(end - begin for begin, end in switches) - AROUND_MS, "ms"),
