@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_models.bundle import Bundle
 from roadloop_models.errors import DataError, NotFoundError
 from roadloop_models.runners import open_runner
-from roadloop_models.tasks import TASKS, Part, get_task, is_better
+from roadloop_models.tasks import TASKS, Part, get_task, is_better, traffic_sign
 from roadloop_models.tasks.made_signs import made_signs
 from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.sign_data import (
@@ -29,6 +30,7 @@ from roadloop_models.tasks.speed_data import (
     write_speeds,
 )
 from roadloop_models.tasks.traffic_speed import pooled_errors
+from tests.fakes.bundles import tiny_bundle
 from tests.fakes.speed_bundle import speed_bundle
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "data"
@@ -68,6 +70,25 @@ def test_signs_come_back_as_written(made: Path) -> None:
     np.testing.assert_array_equal(read.labels, rows.labels)
     np.testing.assert_array_equal(read.tracks, rows.tracks)
     assert len(load_test_signs(made)) == 43
+
+
+def test_tested_signs_are_decoded_once_and_again_where_the_file_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def load(data_dir: Path) -> SignRows:
+        decoded.append(data_dir)
+        return load_test_signs(data_dir)
+
+    monkeypatch.setattr(traffic_sign, "load_test_signs", load)
+    bundle = tiny_bundle(tmp_path / "bundle", "v-1")
+    for tracks in (1, 2):
+        write_signs(tmp_path / "gtsrb32" / "test_a.npz", made_signs(tracks, 1, seed=2), with_tracks=False)
+        for _ in range(2):
+            (found,) = evaluate_bundle(bundle, tmp_path).values()
+            assert found.rows == 43 * tracks
+    assert len(decoded) == 2
 
 
 def test_a_track_number_that_two_classes_use_is_two_tracks(tmp_path: Path) -> None:

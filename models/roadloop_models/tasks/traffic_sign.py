@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -83,13 +84,13 @@ class TrafficSign:
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
     ) -> Evaluation:
         """`accuracy` (0 to 1) on every image of test_a.npz. Raises DataError naming file and field."""
-        return self._evaluate(bundle, runner, load_test_signs(data_dir), progress)
+        return self._evaluate(bundle, runner, _tested(data_dir), progress)
 
     def evaluate_disturbed(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, disturbance: Disturbance
     ) -> Evaluation:
         """The same on images made worse, spread evenly over the test images where these are many."""
-        rows = load_test_signs(data_dir)
+        rows = _tested(data_dir)
         chosen = np.zeros(len(rows), dtype=bool)
         chosen[np.linspace(0, len(rows) - 1, min(DISTURBED_IMAGES, len(rows))).astype(int)] = True
         rows = rows.take(chosen)
@@ -131,6 +132,20 @@ class TrafficSign:
         """Draw signs: train.npz with tracks of several frames, test_a.npz of other tracks."""
         write_signs(directory / FOLDER / TRAIN_FILE, made_signs(MADE_TRACKS, 5, seed))
         write_signs(directory / FOLDER / TEST_FILE, made_signs(MADE_TEST_TRACKS, 1, seed + 1))
+
+
+def _tested(data_dir: Path) -> SignRows:
+    path = data_dir / FOLDER / TEST_FILE
+    found = path.stat() if path.exists() else None
+    return _decoded(data_dir, None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _decoded(data_dir: Path, file: tuple[int, int, int] | None) -> SignRows:
+    """Images that a gate evaluates a bundle on many times, disturbed and not: to be read only."""
+    rows = load_test_signs(data_dir)
+    rows.images.flags.writeable = False
+    return rows
 
 
 def sign_slices(rows: SignRows, labels: tuple[str, ...]) -> dict[str, npt.NDArray[np.str_]]:
