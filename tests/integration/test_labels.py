@@ -15,6 +15,10 @@ import pyarrow as pa
 import pytest
 
 from roadloop_cloud.captures import Captures, Decision
+from roadloop_cloud.datasets.service import Selection
+from roadloop_cloud.datasets.snapshot import Snapshots
+from roadloop_cloud.drift.decide import Rules
+from roadloop_cloud.drift.service import Drift
 from roadloop_cloud.jobs import Jobs, run_job
 from roadloop_cloud.labels import measuring, teacher
 from roadloop_cloud.labels.exchange import get_format
@@ -23,6 +27,7 @@ from roadloop_cloud.labels.measuring import Measuring
 from roadloop_cloud.labels.outcomes import FORECASTS, gnss_stretches, outcomes
 from roadloop_cloud.labels.service import Labels
 from roadloop_cloud.labels.teacher import Teaching, TeachSpec, form_opinion
+from roadloop_cloud.labels.watch import LabelWatch
 from roadloop_cloud.labels.words import ClassValue, MeasuredValue, Word
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
@@ -31,6 +36,7 @@ from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks.made_signs import made_signs
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
 from tests.fakes.cloud import add_vehicle
+from tests.fakes.datasets import make_datasets
 from tests.fakes.registry import Registry
 
 SIGN = "traffic-sign"
@@ -55,8 +61,23 @@ class Office:
         self.captures = Captures(self.database, self.blob, self.stream)
         names: Callable[[str], tuple[str, ...]] = lambda _: SIGN_LABELS  # noqa: E731
         self.labelling = Labelling(self.labels, self.captures, names, lambda: self.quarantined)
-        self.teaching = Teaching(self.labels, self.captures, self.registry.models, names, lambda: self.quarantined)
-        self.measuring = Measuring(self.labels, self.stream, lambda: self.quarantined)
+        believed_no_more: Callable[[], set[str]] = lambda: self.quarantined | self.drift.quarantined()  # noqa: E731
+        self.drift = Drift(self.database, lambda task, release: None, Rules(), now=lambda: self.now)
+        self.watch = LabelWatch(
+            self.labels,
+            self.captures,
+            names,
+            self.drift.hardware,
+            believed_no_more,
+            lambda vehicle, why: self.drift.quarantine(vehicle, why, "labels", by_itself=True),
+            Rules(),
+            0.5,
+            lambda: self.now,
+        )
+        watch = self.watch.look
+        models = self.registry.models
+        self.teaching = Teaching(self.labels, self.captures, models, names, believed_no_more, watch=watch)
+        self.measuring = Measuring(self.labels, self.stream, believed_no_more, watch)
 
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256
@@ -299,7 +320,7 @@ def test_a_forecast_is_labelled_by_what_came_once_all_of_it_has(office: Office) 
         keys("b", 3) | {"step": [5.0, 6.0, 8.0], "flow_veh": [10.0, 20.0, 5.0], "forecast_veh": [18.0, 19.0, 1.0]}
     )
     result = office.run(measuring.KIND, {}, office.measuring.run)
-    assert result == {"traffic-speed": len(found), "traffic-flow": 1, "localization": 0}
+    assert result == {"traffic-speed": len(found), "traffic-flow": 1, "localization": 0, "set_apart": []}
     assert not any(office.run(measuring.KIND, {}, office.measuring.run).values()), "said once"
     (flow,) = office.labels.words("traffic-flow")
     assert flow.value == MeasuredValue({"measured_5min_veh": 20.0, "error_5min_veh": -2.0})
@@ -334,3 +355,66 @@ def test_gnss_counts_where_it_was_good_for_a_minute(office: Office) -> None:
     label = office.labels.words("localization")[0]
     assert label.value == MeasuredValue({"last_seq": 400.0, "seconds": 79.8, "odometer_scale": 1.05})
     assert (label.origin, label.about) == ("gnss", "position/a/1/1")
+
+
+def drives(vehicles: dict[str, float], hours: int = 40) -> pa.Table:
+    """Vehicles in which every forecast is missed by about so many mph."""
+    tables = []
+    for vehicle, missed in vehicles.items():
+        table = speed_decisions(vehicle, list(range(hours * 12)))
+        noise = np.random.default_rng(len(vehicle) + int(missed)).normal(50.0 - missed, 2.0, hours * 12)
+        tables.append(table.set_column(table.column_names.index("observed_mph"), "observed_mph", pa.array(noise)))
+    return pa.concat_tables(tables)
+
+
+def test_a_vehicle_that_lies_with_labels_is_set_apart_and_left_out(office: Office) -> None:
+    for vehicle in ("c", "d", "e"):
+        add_vehicle(office.database, vehicle)
+    office.streams["speed-decision"] = drives({"a": 1.0, "b": 0.0, "c": 2.0, "d": 0.5, "e": 35.0})
+    assert office.run(measuring.KIND, {}, office.measuring.run)["set_apart"] == ["e"]
+    (entry,) = office.drift.quarantine_entries()
+    assert (entry.vehicle, entry.by) == ("e", "labels")
+    assert entry.reason.startswith("labels of traffic-speed: error_") and "the others'" in entry.reason
+    assert office.run(measuring.KIND, {}, office.measuring.run)["set_apart"] == [], "said once"
+    office.streams["position"] = pa.concat_tables(
+        [positions(np.full(400, 10.0)).set_column(0, "vehicle", pa.array([name] * 400)) for name in ("a", "e")]
+    )
+    datasets = make_datasets(
+        office.database,
+        Snapshots(office.root / "snapshots"),
+        office.stream,
+        office.blob,
+        lambda task: pytest.fail("not asked"),
+        quarantined=office.drift.quarantined(),
+    )
+    manifest = datasets.build(Selection("localization")).manifest
+    assert (set(manifest.sources), manifest.excluded["quarantined"]) == ({"a"}, 400)
+
+
+def test_a_persons_word_for_a_vehicle_stands_against_its_labels(office: Office) -> None:
+    for vehicle in ("c", "d", "e"):
+        add_vehicle(office.database, vehicle)
+    office.streams["speed-decision"] = drives({"a": 1.0, "b": 0.0, "c": 2.0, "d": 0.5, "e": 35.0})
+    office.run(measuring.KIND, {}, office.measuring.run)
+    office.drift.lift("e", "anna")
+    assert office.watch.look("traffic-speed") == []
+    assert office.drift.quarantined() == set()
+    office.now += timedelta(days=31)
+    assert office.watch.look("traffic-speed") == [], "what was said a month ago says nothing of it any more"
+
+
+def test_a_vehicle_whose_decisions_labels_contradict_is_set_apart_when_a_teacher_has_looked(office: Office) -> None:
+    for vehicle in ("c", "d", "e"):
+        add_vehicle(office.database, vehicle)
+    decided = []
+    for vehicle in ("a", "b", "c", "d", "e"):
+        for class_id in range(43):
+            seq = class_id + 1
+            item = office.capture(vehicle, seq, seed=1000 * ord(vehicle) + class_id)
+            office.labels.say([word(item, SIGN_LABELS[class_id])])
+            decided.append((vehicle, seq, (class_id + (vehicle == "d")) % 43, 0.9))
+    office.decided(*decided)
+    (big,) = register_teachers(office)
+    result = office.teaching.teach(TeachSpec(task=SIGN, teachers=(big,), unlabelled=True), lambda text, done: None)
+    assert (result["labelled"], result["set_apart"]) == (0, ["d"])
+    assert "decisions that labels contradict 1.00 from" in office.drift.quarantine_entries()[0].reason

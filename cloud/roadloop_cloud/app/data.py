@@ -9,11 +9,13 @@ from roadloop_models.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:  # imported where they are built: a command pays only for what it uses
     from roadloop_cloud.datasets.service import Datasets
+    from roadloop_cloud.drift.decide import Rules
     from roadloop_cloud.drift.service import Drift
     from roadloop_cloud.labels.labelling import Labelling
     from roadloop_cloud.labels.measuring import Measuring
     from roadloop_cloud.labels.service import Labels
     from roadloop_cloud.labels.teacher import Teaching
+    from roadloop_cloud.labels.watch import LabelWatch
 
 
 class DataParts(RegistryParts):
@@ -22,7 +24,6 @@ class DataParts(RegistryParts):
     @cached_property
     def drift(self) -> "Drift":
         """What the fleet sees differently, and who is not believed."""
-        from roadloop_cloud.drift.decide import Rules
         from roadloop_cloud.drift.service import Drift
         from roadloop_models.sketches.reference import Reference, bundle_reference
 
@@ -33,8 +34,17 @@ class DataParts(RegistryParts):
                 return None
 
         config = self.workspace.config.drift
-        rules = Rules(config.look_s, config.window_looks, config.false_alarms, config.least_ks)
-        return Drift(self.database, reference, rules, outlier_ks=config.outlier_ks, keep_days=config.keep_days)
+        return Drift(
+            self.database, reference, self.drift_rules, outlier_ks=config.outlier_ks, keep_days=config.keep_days
+        )
+
+    @cached_property
+    def drift_rules(self) -> "Rules":
+        """How much must have changed, and how sure that must be."""
+        from roadloop_cloud.drift.decide import Rules
+
+        config = self.workspace.config.drift
+        return Rules(config.look_s, config.window_looks, config.false_alarms, config.least_ks)
 
     def quarantined(self) -> frozenset[str]:
         """Vehicles whose word is not believed now."""
@@ -70,14 +80,33 @@ class DataParts(RegistryParts):
         """The job that lets larger models label."""
         from roadloop_cloud.labels.teacher import Teaching
 
-        return Teaching(self.labels, self.captures, self.models, self.label_names, self.quarantined)
+        watch = self.label_watch.look
+        return Teaching(self.labels, self.captures, self.models, self.label_names, self.quarantined, watch=watch)
+
+    @cached_property
+    def label_watch(self) -> "LabelWatch":
+        """Whose labels are not believed."""
+        from roadloop_cloud.labels.watch import LabelWatch
+        from roadloop_cloud.store.database import now_utc
+
+        return LabelWatch(
+            self.labels,
+            self.captures,
+            self.label_names,
+            self.drift.hardware,
+            self.quarantined,
+            lambda vehicle, why: self.drift.quarantine(vehicle, why, "labels", by_itself=True),
+            self.drift_rules,
+            self.workspace.config.drift.outlier_ks,
+            now_utc,
+        )
 
     @cached_property
     def measuring(self) -> "Measuring":
         """The job that labels by what happened next."""
         from roadloop_cloud.labels.measuring import Measuring
 
-        return Measuring(self.labels, self.telemetry.read_stream, self.quarantined)
+        return Measuring(self.labels, self.telemetry.read_stream, self.quarantined, self.label_watch.look)
 
     @cached_property
     def datasets(self) -> "Datasets":

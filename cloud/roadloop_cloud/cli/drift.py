@@ -61,14 +61,17 @@ def look(*, app: Application, output: Output, task: str | None, everything: bool
     alarms = app.drift.alarms(task, ended=everything)
     findings = [finding for finding in seen.findings if task in (None, finding.cohort.task)]
     shown = findings if everything else [finding for finding in findings if not finding.cohort.tag][:_SHOWN]
+    distrusted = [entry for entry in app.drift.quarantine_entries() if entry.lifted is None]
     data = {
         "ended": seen.ended,
         "alarms": [_alarm_json(alarm) for alarm in alarms],
         "findings": [_finding_json(finding) for finding in findings],
         "without_reference": list(seen.unreferenced),
         "set_apart": list(seen.set_apart),
+        "quarantined": [vars(entry) for entry in distrusted],
     }
-    output.result(data, *_overview(seen, alarms, shown, len(findings), now_utc()))
+    believed_no_more = [f"nothing of {entry.vehicle} is believed: {entry.reason}" for entry in distrusted]
+    output.result(data, *_overview(seen, alarms, shown, len(findings), now_utc()), *believed_no_more)
 
 
 @command.command()

@@ -36,6 +36,9 @@ def list_(app: Application, output: Output, task: str | None, limit: int) -> Non
     Example:
       roadloop label list --task traffic-sign
     """
+    for entry in app.drift.quarantine_entries():
+        if entry.lifted is None:
+            output.note(f"nothing of {entry.vehicle} is believed: {entry.reason}")
     if task is None:
         now = now_utc()
         counts = app.labels.counts()
@@ -140,6 +143,7 @@ def teach(app: Application, output: Output, background: bool, **options: Any) ->
         result,
         f"{' + '.join(result['teachers'])}: {result['labelled']} items labelled, {result['disagreed']} against the "
         f"vehicle; {result['damaged']} could not be read",
+        *_set_apart(result),
     )
 
 
@@ -159,7 +163,12 @@ def measure(app: Application, output: Output, background: bool) -> None:
         queue_job(app, output, KIND, {})
         return
     _, result = run_job_here(app, output, KIND, {}, app.measuring.run, title="Measuring")
-    output.result(result, table(("task", "new labels"), list(result.items())))
+    rows = [(task, count) for task, count in result.items() if task != "set_apart"]
+    output.result(result, table(("task", "new labels"), rows), *_set_apart(result))
+
+
+def _set_apart(result: dict[str, Any]) -> list[str]:
+    return [f"{vehicle} is set apart now; 'roadloop drift quarantine' says why" for vehicle in result["set_apart"]]
 
 
 def _said(value: Any) -> str:

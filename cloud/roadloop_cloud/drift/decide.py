@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from roadloop_cloud.drift.cohorts import Cohort, IntArray, Merged, Watched
 from roadloop_models.sketches import distance
@@ -160,17 +161,26 @@ def outliers(
     not move, however many rows they claim to have seen.
     """
     counts = merged.counts.sum(axis=1)
-    rows = counts.sum(axis=1)
-    heard = np.flatnonzero(rows)
+    odd = odd_ones(counts, counts.sum(axis=1) / reference.design_effect, least_ks=least_ks, alpha=alpha)
+    return [Outlier(merged.vehicles[place], watched.cohort, watched.signal, ks, usual) for place, ks, usual in odd]
+
+
+def odd_ones(
+    counts: IntArray, worth: npt.NDArray[np.float64], *, least_ks: float, alpha: float
+) -> list[tuple[int, float, float]]:
+    """(place, distance from the median, the median vehicle's distance) of vehicles that are far outside their cohort.
+
+    `counts` [vehicles, bins]; `worth` [vehicles]: how many independent rows those of each are.
+    """
+    heard = np.flatnonzero(counts.sum(axis=1))
     if len(heard) < LEAST_VEHICLES:
         return []
     shares = distance.cumulative(counts[heard])
     apart = np.abs(shares - np.median(shares, axis=0)).max(axis=1)
     usual = float(np.median(apart))
-    worth = rows[heard] / reference.design_effect
-    bounds = [distance.ks_bound(_MANY, own, alpha) for own in worth.tolist()]
+    bounds = [distance.ks_bound(_MANY, own, alpha) for own in worth[heard].tolist()]
     odd = [
-        Outlier(merged.vehicles[vehicle], watched.cohort, watched.signal, float(ks), usual)
+        (int(vehicle), float(ks), usual)
         for vehicle, ks, bound in zip(heard, apart, bounds, strict=True)
         if ks > max(least_ks, bound, TIMES_OTHERS * usual)
     ]

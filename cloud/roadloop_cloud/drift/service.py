@@ -157,10 +157,19 @@ class Drift:
         with self._database.reading() as session:
             return quarantine.entries(session)
 
-    def quarantine(self, vehicle: str, reason: str, by: str | None = None) -> bool:
-        """Set a vehicle apart; False where it is already. Raises NotFoundError."""
+    def quarantine(self, vehicle: str, reason: str, by: str | None = None, *, by_itself: bool = False) -> bool:
+        """Set a vehicle apart; False where it is already, or where a person let it out lately and this is `by_itself`.
+
+        Raises NotFoundError.
+        """
         with self._database.transaction() as session:
-            return quarantine.put(session, vehicle, reason, by or getpass.getuser(), self._now())
+            who = by or getpass.getuser()
+            return quarantine.put(session, vehicle, reason, who, self._now(), by_itself=by_itself)
+
+    def hardware(self) -> dict[str, str]:
+        """Of every vehicle."""
+        with self._database.reading() as session:
+            return {vehicle: member.hardware for vehicle, member in sketches.read_members(session).items()}
 
     def lift(self, vehicle: str, by: str | None = None) -> None:
         """Believe a vehicle again. Raises NotFoundError where it is not set apart."""

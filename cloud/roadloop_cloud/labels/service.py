@@ -47,10 +47,11 @@ class Labels:
                 stored += self._say(session, chunk)
         return stored
 
-    def words(self, task: str) -> list[Word]:
-        """All that was said for a task, in order. Raises DataError where a row does not read."""
+    def words(self, task: str, since: datetime | None = None) -> list[Word]:
+        """All that was said for a task, or since then, in order. Raises DataError where a row does not read."""
+        query = select(Label).where(Label.task == task).order_by(Label.id)
         with self._database.reading() as session:
-            rows = session.scalars(select(Label).where(Label.task == task).order_by(Label.id)).all()
+            rows = session.scalars(query if since is None else query.where(Label.at > since)).all()
         return [_word(row) for row in rows]
 
     def verdicts(self, task: str, teacher_above: float = TEACHER_ABOVE) -> dict[str, Verdict]:

@@ -67,13 +67,16 @@ class Teaching:
         models: ModelRegistry,
         classes: Callable[[str], tuple[str, ...]],
         quarantined: Callable[[], Collection[str]],
+        *,
+        watch: Callable[[str], Sequence[str]],
     ) -> None:
-        """`classes`: the names that a task's labels may have."""
+        """`classes`: the names that a task's labels may have; `watch` looks at a task's labels and sets liars apart."""
         self._labels = labels
         self._captures = captures
         self._models = models
         self._classes = classes
         self._quarantined = quarantined
+        self._watch = watch
 
     def run(self, work: Work) -> dict[str, Any]:
         """`teach` as a job."""
@@ -124,7 +127,14 @@ class Teaching:
             for voice in voices:
                 voice.close()
         labelled = len(waiting) - damaged
-        return {"teachers": versions, "by": by, "labelled": labelled, "damaged": damaged, "disagreed": disagreed}
+        return {
+            "teachers": versions,
+            "by": by,
+            "labelled": labelled,
+            "damaged": damaged,
+            "disagreed": disagreed,
+            "set_apart": list(self._watch(spec.task)),
+        }
 
     def best(self, task: str) -> tuple[str, ...]:
         """The versions that evaluated best, at most three. Raises ConfigError where none was evaluated."""
