@@ -1,17 +1,9 @@
 """The slots that figures of a driving agent are measured on: a small network often, and a detector now and then."""
 
+from tests.fakes.profiles import sign_profile
+
 SLOT = "eye"
-SIGN_PROFILE = f"""
-hardware = "bench"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.{SLOT}]
-task = "traffic-sign"
-runtime = "onnx"
-source = "camera"
-rate_hz = 100.0
-"""
+SIGN_PROFILE = sign_profile(100.0, hardware="bench", slot=SLOT)
 DETECTOR_PROFILE = f"""
 hardware = "bench"
 [sources.camera]

@@ -31,6 +31,7 @@ from roadloop_models.packaged import packaged_bundles
 from tests.bench.figures import Figure, Result, Skipped
 from tests.fakes.agent import TestVehicle
 from tests.fakes.broker import MosquittoBroker
+from tests.fakes.profiles import sign_profile
 from tests.fakes.repository import Repository, utc_now
 from tests.fakes.small_cloud import SmallCloud
 
@@ -40,17 +41,7 @@ BACKLOG_SAMPLES = 100_000
 STARTS = 5
 MAX_BYTES = 256 << 20
 VAN = "van-bench"
-PROFILE = """
-hardware = "bench"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-source = "camera"
-rate_hz = 20.0
-"""
+PROFILE = sign_profile(20.0, hardware="bench")
 _figure = partial(Figure, command="scripts/bench vehicle")
 
 

@@ -13,20 +13,11 @@ from typing import Any, Self
 from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import ReleaseRef
 from tests.fakes.broker import MosquittoBroker
+from tests.fakes.profiles import sign_profile
 from tests.fakes.repository import Repository
 
 WAIT_S = 30.0
-SIGN_PROFILE = """
-hardware = "test"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-source = "camera"
-rate_hz = 50.0
-"""
+SIGN_PROFILE = sign_profile(50.0)
 
 
 class RunningAgent:

@@ -22,21 +22,10 @@ from roadloop_cloud.store.ingest_tables import LedgerStream, Vehicle
 from roadloop_cloud.supervise import Process, spawn_child
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import WAIT_S, LiveCloud, stop, wait_until
+from tests.fakes.profiles import sign_profile
 
 TASK = "traffic-sign"
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE = """
-hardware = "{hardware}"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-precision = "int8"
-source = "camera"
-rate_hz = 10.0
-"""
 Key = tuple[str, int, str]
 
 
@@ -58,7 +47,7 @@ class TwinCloud(LiveCloud):
     def add_twins(self, prefix: str, count: int, hardware: str) -> None:
         """Provision twins of that hardware."""
         profile = self.directory / f"{hardware}.toml"
-        profile.write_text(PROFILE.format(hardware=hardware), encoding="utf-8")
+        profile.write_text(sign_profile(10.0, hardware=hardware), encoding="utf-8")
         self.app.vehicles.add_many(prefix, count, load_profile(str(profile)), self.twins)
 
     def release(self, version: str, seed: int) -> int:

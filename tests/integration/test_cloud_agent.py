@@ -7,18 +7,9 @@ from pathlib import Path
 
 from roadloop_cloud.identity.provisioning import load_profile
 from tests.fakes.live_cloud import LiveCloud, wait_until
+from tests.fakes.profiles import sign_profile
 
-PROFILE = """\
-hardware = "test"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-precision = "int8"
-source = "camera"
-rate_hz = 50.0
+PROFILE = f"""{sign_profile(50.0)}
 [slots.sign.capture]
 below_confidence = 0.9
 every = 20

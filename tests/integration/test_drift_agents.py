@@ -27,21 +27,11 @@ from roadloop_models.contract.messages import Sketch
 from roadloop_models.tasks import get_task
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud, free_port, wait_until
+from tests.fakes.profiles import sign_profile
 
 PERIOD_S = 2.0
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE = """
-hardware = "test"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-precision = "int8"
-source = "camera"
-rate_hz = 20.0
-"""
+PROFILE = sign_profile(20.0)
 
 
 class Watched(LiveCloud):

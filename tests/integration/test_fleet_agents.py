@@ -15,23 +15,13 @@ from roadloop_cloud.identity.provisioning import load_profile
 from roadloop_cloud.rollout.service import RolloutView, Settings, Target
 from tests.fakes.bundles import tiny_bundle
 from tests.fakes.live_cloud import LiveCloud, wait_until
+from tests.fakes.profiles import sign_profile
 
 TASK = "traffic-sign"
 BY_HTTPS = Settings(waves=("100%",), soak_s=0.5, timeout_s=90.0, health_window_s=2.0, transport="https")
 VEHICLES = ("car-1", "car-2", "car-3")
 FAST = Settings(waves=("1", "100%"), soak_s=0.5, timeout_s=90.0, health_window_s=2.0)
-PROFILE = """
-hardware = "test"
-[sources.camera]
-kind = "made-signs"
-loop = true
-[slots.sign]
-task = "traffic-sign"
-runtime = "onnx"
-precision = "int8"
-source = "camera"
-rate_hz = 20.0
-"""
+PROFILE = sign_profile(20.0)
 ROOT = Path(__file__).resolve().parents[2]
 
 
