@@ -239,7 +239,8 @@ def _form(sensors: int, clock: bool, hidden: int, place: int) -> ModelForm:
         golden_high=(1.0, 1.0) if clock else (1.0,),
         labels=None,
         architecture=f"LSTM of {hidden} units shared by all {sensors} sensors; it sees a sensor's speed, the mean of "
-        f"its neighbours by the adjacency, {besides} and {place} learned numbers per sensor, and adds to the last speed",
+        f"its neighbours by the adjacency, {besides} and {place} learned numbers per sensor, and adds to the last "
+        "speed",
     )
 
 
