@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from roadloop_cloud.app import Application
 from roadloop_cloud.cli import main
+from roadloop_cloud.labels.words import MeasuredValue, Word, sample_item
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
 from roadloop_models.tasks.made_signs import made_signs
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
+from tests.fakes.cloud import add_vehicle
 from tests.fakes.live_cloud import LiveCloud
 
 TASK = "traffic-sign"
@@ -98,6 +101,27 @@ def test_quarantined_by_a_person_means_left_out(desk: Desk) -> None:
     done = desk.run("dataset", "build", "--task", TASK)
     assert (done.exit_code, "'quarantined': 6" in done.stderr) == (2, True)
     assert desk.json("label", "export", "--task", TASK, desk.folder / "none")["left_out"] == {"quarantined": 6}
+
+
+def test_a_vehicle_that_lies_with_labels_is_reported_wherever_somebody_looks(desk: Desk) -> None:
+    chance, words = np.random.default_rng(1), list[Word]()
+    for number in range(2, 8):
+        vehicle = f"van-{number}"
+        add_vehicle(desk.app.database, vehicle)
+        missed = chance.normal(60.0 if vehicle == "van-4" else 0.0, 3.0, 480)
+        for seq, error in enumerate(missed.tolist()):
+            item, about = sample_item("flow-forecast", vehicle, 1, seq)
+            value = MeasuredValue({"error_5min_veh": error})
+            words.append(Word("traffic-flow", item, value, "outcome", "flow-forecast", about=about))
+    desk.app.labels.say(words)
+    assert "van-4 is set apart now" in desk.text("label", "measure")
+    assert desk.json("label", "measure")["set_apart"] == []
+    (entry,) = desk.json("drift")["quarantined"]
+    assert (entry["vehicle"], entry["by"]) == ("van-4", "labels")
+    assert "labels of traffic-flow: error_5min_veh" in entry["reason"]
+    assert "nothing of van-4 is believed" in desk.text("drift")
+    assert "nothing of van-4 is believed" in desk.run("label", "list").stderr
+    assert desk.app.quarantined() == {"van-4"}
 
 
 @pytest.mark.parametrize(
