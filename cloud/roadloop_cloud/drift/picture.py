@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from roadloop_cloud.drawing import blank_figure
 from roadloop_cloud.drift.decide import Finding
 from roadloop_models.errors import ConfigError
 from roadloop_models.sketches import distance
@@ -42,13 +43,12 @@ def check_picture(path: Path) -> None:
 
 
 def draw(portraits: list[Portrait], title: str, path: Path) -> None:
-    """Write one picture, a row a signal: distribution functions on the left, distance over time on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write one picture, a row a signal: distribution functions on the left, distance over time on the right.
 
+    Raises ConfigError as `check_picture`, RuntimeMissingError where matplotlib is not installed.
+    """
     check_picture(path)
-    figure = Figure(figsize=(_INCHES[0], _INCHES[1] * len(portraits) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(_INCHES[0], _INCHES[1] * len(portraits) + 0.6)
     axes = figure.subplots(len(portraits), 2, squeeze=False)
     for (left, right), portrait in zip(axes, portraits, strict=True):
         _distributions(left, portrait)

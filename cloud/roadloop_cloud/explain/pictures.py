@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from roadloop_cloud.drawing import blank_figure
 from roadloop_cloud.explain.rows import Axes
 from roadloop_models.runners import FloatArray
 
@@ -31,15 +32,14 @@ class Panels:
 
 
 def draw_explanations(panels: Sequence[Panels], axes: Axes, title: str, path: Path) -> None:
-    """Write one picture: red speaks for the answer, blue against it; each map has a scale of its own."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write one picture: red speaks for the answer, blue against it; each map has a scale of its own.
 
+    Raises RuntimeMissingError where matplotlib is not installed.
+    """
     images = panels[0].image is not None
     columns = len(panels[0].maps) + images
     size = (2.2, 2.3) if images else (5.5, 0.8 + 0.22 * len(axes.lines))
-    figure = Figure(figsize=(size[0] * columns, size[1] * len(panels) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(size[0] * columns, size[1] * len(panels) + 0.4)
     grid = figure.subplots(len(panels), columns, squeeze=False)
     for line, one in zip(grid, panels, strict=True):
         places = list(line)
