@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from roadloop_cloud.training.run import run_training
+from roadloop_cloud.training.run import LOG_FILE, run_training
 from roadloop_cloud.training.spec import DataSource, ExecutorName, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models.errors import ConfigError, DataError, FailedError, RuntimeMissingError
 from roadloop_models.tasks import get_task
@@ -128,6 +128,8 @@ def test_an_error_comes_back_as_it_was_raised(tmp_path: Path, executor: str) -> 
     spec = msgspec.structs.replace(_spec(tmp_path, executor), data=DataSource("nowhere"))  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"los_speed\.csv"):
         run_training(spec, tmp_path / "work")
+    log = (tmp_path / "work" / LOG_FILE).read_text(errors="replace")
+    assert "exitcode" not in log, "the launcher takes it for a death and starts anew"
 
 
 class _StopError(Exception):

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         code = run_worker(spec_path, target, result_path, place, report)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0 if place.count > 1 else code
+    return 0 if place.meeting else code
 
 
 def _place(environment: Mapping[str, str], folder: Path) -> Place:
