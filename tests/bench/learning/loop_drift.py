@@ -30,7 +30,7 @@ _figure = partial(Figure, command="scripts/bench learning")
 
 
 def figures(context: Context) -> Iterator[Result]:
-    """Three minutes: two days of data at one hour in HOUR_S seconds."""
+    """Six minutes: two days of data at one hour in HOUR_S seconds."""
     if context.data is None:
         yield Skipped("drift of a live fleet", "ROADLOOP_DATA names no data")
         return

@@ -26,7 +26,7 @@ from tests.fakes.live_cloud import free_port
 
 TASK = "traffic-speed"
 VEHICLES = {"van-1": "onnx", "van-2": "tflite"}
-STEPS_PER_S = 4.0
+STEPS_PER_S = 2.0
 STEPS_PER_HOUR = 12
 HOUR_S = STEPS_PER_HOUR / STEPS_PER_S
 DAY_S = 24 * HOUR_S
