@@ -1,19 +1,26 @@
 """Digital twins without a network: what a scenario means, and that their spool keeps the rules of the real one."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadloop_agent.config import load_config
 from roadloop_agent.link.batcher import Gap, SealedBatch
 from roadloop_agent.link.spool import Spool
+from roadloop_agent.sim.life import Life
 from roadloop_agent.sim.loop import Loop
 from roadloop_agent.sim.run import added
-from roadloop_agent.sim.scenario import Bad, Link, Power, Scenario, fate_of, load_scenario
+from roadloop_agent.sim.scenario import Bad, Fate, Link, Power, Rates, Scenario, fate_of, load_scenario
 from roadloop_agent.sim.spool import MemorySpool
+from roadloop_agent.sim.turns import Turns
+from roadloop_agent.sim.twin import Twin
 from roadloop_agent.sim.weather import spells
 from roadloop_models.contract.messages import Cursor, SeqRange, StreamCursor
 from roadloop_models.errors import ConfigError
@@ -212,3 +219,76 @@ def test_statuses_of_processes_add_up() -> None:
         ]
     )
     assert (status["twins"], status["running"], status["late_s"]) == (4, {"t v1": 3, "t v2": 1}, 0.3)
+
+
+VEHICLE = Path(__file__).parents[1] / "vectors" / "config" / "vehicle-good.toml"
+
+
+class SlowWorkers(Executor):
+    """Keeps what is submitted until it is asked to do it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> "Future[Any]":
+        """Do it later."""
+        self.waiting.append(partial(call, *arguments, **named))
+        return Future()
+
+
+class Clock:
+    """Time that passes as it is told."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """In seconds."""
+        return self.now_s
+
+
+class MadeLife:
+    """A start that runs until its power is cut."""
+
+    is_over = False
+
+    def begin(self, rates: Rates, phase: float) -> None:
+        """Nothing to do."""
+
+    def cut(self) -> None:
+        """At once."""
+        self.is_over = True
+
+
+def test_a_twin_whose_power_comes_and_goes_while_it_starts_is_started_once() -> None:
+    """Two starts at once write the same files: one of them fails, or both are one vehicle."""
+    clock, workers = Clock(), SlowWorkers()
+    loop = Loop(clock)
+    config = load_config(VEHICLE)
+    power = Power(vehicles="*", cut_every_s=1.0, off_for_s=0.5)
+    fate = Fate(rates=Rates(), link=None, power=power, bad=())
+    twin = Twin(
+        config,
+        fate,
+        seed="s",
+        build=lambda _: cast(Life, MadeLife()),
+        loop=loop,
+        workers=workers,
+        turns=Turns(1),
+    )
+    twin.start()
+    pass_time(loop, clock, 60.0)
+    assert len(workers.waiting) == 1, "many cuts have come and gone"
+    workers.waiting.pop()()
+    pass_time(loop, clock, 0.0)
+    assert twin.starts == 1 and loop.faults == 0
+    pass_time(loop, clock, 60.0)
+    assert len(workers.waiting) == 1, "the next cut has ended it, and it comes back"
+    loop.close()
+
+
+def pass_time(loop: Loop, clock: Clock, seconds: float) -> None:
+    """Let the loop do all that is due until then, without a wait."""
+    clock.now_s += seconds
+    for _ in range(2):  # what was done may want something done soon
+        loop.soon(lambda: None)
+        loop.run(iter([False, True]).__next__)

@@ -44,6 +44,7 @@ class Twin:
         self._workers = workers
         self._turns = turns
         self._settled = False
+        self._is_starting = False
 
     def chance(self) -> float:
         """In [0, 1), the same sequence for the same seed and vehicle."""
@@ -107,10 +108,13 @@ class Twin:
     # Power.
 
     def _switch_on(self) -> None:
+        if self._is_starting:
+            return  # the power came and went before it was up: that start goes on, a second one would share its files
         if self.life is not None and not self.life.is_over:
             self._loop.after(_LOOK_S, self._switch_on)  # a worker has not noticed the cut yet
             return
         self.life = None
+        self._is_starting = True
         self._workers.submit(self._make)
 
     def _make(self) -> None:
@@ -121,6 +125,7 @@ class Twin:
             failure = error
 
             def fail() -> None:
+                self._is_starting = False
                 raise failure  # into the loop, which counts it
 
             self._loop.soon(fail)
@@ -128,7 +133,7 @@ class Twin:
         self._loop.soon(lambda: self._begin(life))
 
     def _begin(self, life: Life) -> None:
-        self.life = life
+        self.life, self._is_starting = life, False
         self.starts += 1
         life.begin(self.fate.rates, self.chance())
         if self._settled:
