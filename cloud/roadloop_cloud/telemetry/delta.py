@@ -40,7 +40,7 @@ class DeltaFolder:
 
         The move's number is committed together with the rows, so a kill right after leaves a trace. With `restored`
         (the database was, and may have forgotten moves) rows that are in the table already are left out. Raises
-        RetryLaterError where another process commits the same move in this moment, or storage does not answer.
+        RetryLaterError where storage does not answer.
         """
         table = self._open(stream)
         if table is not None:
@@ -59,7 +59,10 @@ class DeltaFolder:
                 **options,
             )
         except DeltaError as error:
-            raise RetryLaterError(f"Delta table {self._uri(stream)}: {error}; another process may be moving") from error
+            table = self._open(stream)
+            if table is not None and _last_move(table, epoch) >= move_id:
+                return  # another process has committed the same move in this moment
+            raise RetryLaterError(f"Delta table {self._uri(stream)}: {error}") from error
 
     def compact(self, stream: str) -> None:
         """Join small files, once there are many. Readers and writers go on meanwhile."""
