@@ -39,7 +39,7 @@ def test_what_is_seen_is_reported_and_a_forged_wish_is_refused(tmp_path: Path) -
         cloud.wait("it runs what both agree on", lambda: cloud.reported[VAN].slots["sign"].running == second, 60)
         cloud.wait("and says that it saw", lambda: cloud.reported[VAN].director_version == director.version, 90)
         assert cloud.reported[VAN].director_error is None
-        assert van.status()["director"]["version"] == director.version
+        cloud.wait("and so does its status", lambda: van.status()["director"]["version"] == director.version)
 
         cloud.desire(VAN, Desired(version=9, slots={"sign": second}, policy=POLICY))
         repository.director.publish(VAN, named="van-2")
