@@ -45,8 +45,8 @@ def test_a_student_learns_the_mean_of_what_its_teachers_answer() -> None:
     answers = Teaching(classes=False, hints=(), temperature=1.0, soft_share=1.0, hint_weight=0.0)
     learner = DistilLearner(Rows(), teachers[0], answers, teachers[1:])
     batch = next(iter(learner.batches(torch.Generator().manual_seed(2))))
-    assert float(learner.loss(mean, batch)) == pytest.approx(0.0, abs=1e-6)
-    assert all(float(learner.loss(teacher, batch)) > 1e-3 for teacher in teachers)
+    assert learner.loss(mean, batch).item() == pytest.approx(0.0, abs=1e-6)
+    assert all(learner.loss(teacher, batch).item() > 1e-3 for teacher in teachers)
 
 
 @pytest.mark.parametrize(
