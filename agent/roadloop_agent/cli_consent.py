@@ -26,12 +26,13 @@ def consent(config_path: Path, slot: str | None, release: int | None, refuse: bo
     from roadloop_agent.link.cache import read_cache
     from roadloop_agent.update.consent import Consents, Word
     from roadloop_models.contract.messages import ReportedSlot
+    from roadloop_models.typed import from_builtins
 
     config = load_config(config_path)
     status = read_cache(config.cache_path, "status")
     words = [
         Word(slot=name, ref=ref, granted=not refuse)
-        for name, ref in asked(msgspec.convert(status["slots"], dict[str, ReportedSlot]), slot, release)
+        for name, ref in asked(from_builtins(status["slots"], dict[str, ReportedSlot]), slot, release)
     ]
     consents = Consents(config.state_dir)
     for word in words:

@@ -6,7 +6,7 @@ to the caller, who counts it. The packet boundary is the message boundary, so no
 """
 
 import socket
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from roadloop_models.contract.channels import BLOCK_BYTES
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef, ShadowReport
 from roadloop_models.contract.streams import MAX_FIELDS
 from roadloop_models.errors import MessageError
+from roadloop_models.typed import from_msgpack
 
 MAX_IPC_BYTES = 96 * 1024
 """No message is larger; the kernel's default buffer for a socket holds two of them."""
@@ -202,7 +203,6 @@ class ShadowWish(_IpcMessage, frozen=True, kw_only=True, tag="shadow"):
 
 FromDrive = Hello | Samples | Captured | SlotHealth | Switched | Produced | Decided | ShadowSums | Observed | Parked
 FromLink = Attach | Switch | Watch | ShadowWish
-MessageT = TypeVar("MessageT", FromDrive, FromLink)
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -221,8 +221,6 @@ class Pipe:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._from_drive = msgspec.msgpack.Decoder(FromDrive)
-        self._from_link = msgspec.msgpack.Decoder(FromLink)
 
     @classmethod
     def from_fd(cls, fd: int) -> "Pipe":
@@ -246,19 +244,19 @@ class Pipe:
 
     def receive_from_drive(self) -> FromDrive | None:
         """The next message of drive, or None where there is none now. Raises MessageError where it is malformed."""
-        raw = self._receive()
-        return None if raw is None else _decode(self._from_drive, raw)
+        message: FromDrive | None = self._receive(FromDrive)
+        return message
 
     def receive_from_link(self) -> FromLink | None:
         """The next message of link, or None where there is none now. Raises MessageError where it is malformed."""
-        raw = self._receive()
-        return None if raw is None else _decode(self._from_link, raw)
+        message: FromLink | None = self._receive(FromLink)
+        return message
 
     def close(self) -> None:
         """Close this end in this process."""
         self._socket.close()
 
-    def _receive(self) -> bytes | None:
+    def _receive(self, kind: Any) -> Any:
         try:
             raw = self._socket.recv(MAX_IPC_BYTES + 1)
         except (BlockingIOError, InterruptedError):
@@ -267,11 +265,7 @@ class Pipe:
             raise MessageError(f"pipe: {error.strerror or error}") from error
         if len(raw) > MAX_IPC_BYTES:
             raise MessageError(f"pipe: a message of more than {MAX_IPC_BYTES} bytes")
-        return raw or None
-
-
-def _decode(decoder: "msgspec.msgpack.Decoder[MessageT]", raw: bytes) -> MessageT:
-    try:
-        return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MessageError(f"pipe: {error}") from error
+        try:
+            return from_msgpack(raw, kind) if raw else None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MessageError(f"pipe: {error}") from error

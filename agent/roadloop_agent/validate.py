@@ -151,8 +151,10 @@ def read_releases(directory: Path) -> dict[str, ReleaseRef]:
     """The releases that a vehicle was provisioned with. Raises ConfigError."""
     import msgspec
 
+    from roadloop_models.typed import from_json
+
     path = directory / RELEASES_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ProvisionedReleases).slots
+        return from_json(path.read_bytes(), ProvisionedReleases).slots
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}; provision the vehicle anew") from error

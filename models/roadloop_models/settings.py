@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from roadloop_models.errors import ConfigError
+from roadloop_models.typed import from_builtins
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -33,7 +34,7 @@ def convert_settings(where: str, raw: dict[str, Any], kind: type[StructT]) -> St
     """A table that was read as `kind`. Raises ConfigError that begins with `where` and names the field."""
     _refuse_unknown(where, raw, kind, "")
     try:
-        return msgspec.convert(raw, kind)
+        return from_builtins(raw, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}") from error
 

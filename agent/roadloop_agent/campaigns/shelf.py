@@ -12,6 +12,7 @@ from roadloop_agent.update.disk import disk_errors, write_durably
 from roadloop_models.campaigns.campaign import Campaign, Understood, understand
 from roadloop_models.contract.messages import Campaigns, CampaignsReport, ErrorInfo
 from roadloop_models.errors import ConfigError, RoadloopError
+from roadloop_models.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 _MAX_BYTES = 128 * 1024
@@ -45,7 +46,7 @@ def read_shelf(path: Path) -> Campaigns | None:
     """What is on the shelf; None where nothing is, or nothing that can be read: the cloud's word comes again."""
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MAX_BYTES), type=Campaigns)
+            return from_json(file.read(_MAX_BYTES), Campaigns)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from sqlitedict import SqliteDict
 from roadloop_agent.link.sketches import SketchMemory
 from roadloop_agent.link.value import Memory
 from roadloop_models.errors import NotFoundError
+from roadloop_models.typed import from_builtins, from_json
 
 _LOG = logging.getLogger(__name__)
 _SKETCHES = "sketches"
@@ -40,7 +41,7 @@ class Cache:
     def sketches(self) -> Memory:
         """What was learnt of the telemetry's value; empty where nothing that can be read is there."""
         with contextlib.suppress(KeyError, msgspec.ValidationError):
-            return msgspec.convert(self._table[_SKETCHES], Memory, str_keys=True)
+            return from_builtins(self._table[_SKETCHES], Memory, str_keys=True)
         return Memory()
 
     def put_sketches(self, memory: Memory) -> None:
@@ -50,7 +51,7 @@ class Cache:
     def open_sketches(self) -> SketchMemory:
         """What was being sketched; nothing where nothing that can be read is there."""
         with contextlib.suppress(KeyError, msgspec.ValidationError):
-            return msgspec.convert(self._table[_OPEN_SKETCHES], SketchMemory, str_keys=True)
+            return from_builtins(self._table[_OPEN_SKETCHES], SketchMemory, str_keys=True)
         return SketchMemory()
 
     def put_open_sketches(self, memory: SketchMemory) -> None:
@@ -90,5 +91,5 @@ def _open(path: Path, flag: str) -> Any:
         flag=flag,
         outer_stack=False,
         encode=lambda value: msgspec.json.encode(value).decode(),
-        decode=msgspec.json.decode,
+        decode=lambda text: from_json(text, Any),
     )

@@ -6,8 +6,6 @@ too.
 
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from roadloop_agent.ipc import FromDrive, FromLink, Hello, RunningSlot, Samples, SlotHealth, Switch, Switched
 from roadloop_agent.sim.scenario import Fate
 from roadloop_agent.update.service import SlotSpec
@@ -15,11 +13,11 @@ from roadloop_agent.update.store import Store
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.contract.streams import HEALTH
 from roadloop_models.errors import FailedError
+from roadloop_models.typed import from_msgpack
 
 LATENCY_US = 200.0
 SLOW = 100.0
 """What a release that is bad in `latency` takes, in units of the others' latency."""
-_DECODER: "msgspec.msgpack.Decoder[FromLink]" = msgspec.msgpack.Decoder(FromLink)
 
 
 class TwinDrive:
@@ -49,7 +47,7 @@ class TwinDrive:
 
     def try_send(self, payload: bytes) -> bool:
         """A message of link; see link.process.ToDrive. Shadows are not played: a candidate there stays loading."""
-        message = _DECODER.decode(payload)
+        message = from_msgpack(payload, FromLink)
         if isinstance(message, Switch):
             self._runs[message.slot] = message.ref
             running = self._running(message.slot)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from tuf.api.exceptions import DownloadHTTPError
@@ -20,6 +20,7 @@ from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.trusted_time import TrustedTime
 from roadloop_agent.update.tuf_errors import tuf_errors
 from roadloop_models.errors import ConfigError, DiskFullError, RetryLaterError, RoadloopError
+from roadloop_models.typed import from_msgpack
 
 if TYPE_CHECKING:
     from roadloop_agent.update.director import Director
@@ -29,7 +30,6 @@ _LENGTH_BYTES = 4
 TIMEOUT_S = 600.0
 """More than all that is fetched may take, at a minute of silence each."""
 _ENDED = "the process that asks the director has ended without a word"
-T = TypeVar("T")
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -66,7 +66,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Said: TypeAlias = Ask | Seen | Failed
-_SAID = msgspec.msgpack.Decoder(Said)
 
 
 def ask_apart(command: Sequence[str], fetcher: Fetcher, time: TrustedTime, timeout_s: float = TIMEOUT_S) -> int:
@@ -89,7 +88,7 @@ def ask_apart(command: Sequence[str], fetcher: Fetcher, time: TrustedTime, timeo
 
 def _serve(out: IO[bytes], into: IO[bytes], fetcher: Fetcher, time: TrustedTime) -> int:
     while True:
-        said = _receive(into, _SAID)
+        said = _receive(into, Said)
         if isinstance(said, Seen):
             if said.told is not None:
                 time.told(said.told)
@@ -109,7 +108,7 @@ def _serve(out: IO[bytes], into: IO[bytes], fetcher: Fetcher, time: TrustedTime)
 def answer(make: "Callable[[Fetcher, datetime | None], tuple[Director, TrustedTime]]") -> None:
     """The process: ask the director through the pipes, and say what came of it. `make` builds the client."""
     into, out = sys.stdin.buffer, sys.stdout.buffer
-    begin = _receive(into, msgspec.msgpack.Decoder(Begin))
+    begin = _receive(into, Begin)
     director, time = make(_Proxy(into, out), begin.told)
     try:
         version = director.refresh().version
@@ -125,12 +124,11 @@ class _Proxy:
     def __init__(self, into: IO[bytes], out: IO[bytes]) -> None:
         self._into = into
         self._out = out
-        self._decoder = msgspec.msgpack.Decoder(Content)
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """A metadata file."""
         _send(self._out, Ask(url, max_length))
-        data = _receive(self._into, self._decoder).data
+        data: bytes | None = _receive(self._into, Content).data
         if data is None:
             raise DownloadHTTPError(f"{url}: the director has no such file", 404)
         return data
@@ -146,14 +144,14 @@ def _send(out: IO[bytes], message: msgspec.Struct) -> None:
         raise RetryLaterError(_ENDED) from error
 
 
-def _receive(into: IO[bytes], decoder: "msgspec.msgpack.Decoder[T]") -> "T":
+def _receive(into: IO[bytes], kind: Any) -> Any:
     """Raises RetryLaterError where the other end is gone, or says what cannot be read."""
     size_bytes = int.from_bytes(into.read(_LENGTH_BYTES), "big")
     frame = into.read(size_bytes) if 0 < size_bytes <= MAX_FRAME_BYTES else b""
     if len(frame) != size_bytes or not frame:
         raise RetryLaterError(_ENDED)
     try:
-        return decoder.decode(frame)
+        return from_msgpack(frame, kind)
     except msgspec.DecodeError as error:
         raise RetryLaterError(f"{_ENDED}: {error}") from error
 

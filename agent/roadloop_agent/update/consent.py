@@ -14,6 +14,7 @@ import msgspec
 from roadloop_agent.update import disk
 from roadloop_agent.update.conditions import Asked
 from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 FILE_NAME = "consents.json"
@@ -71,7 +72,7 @@ class Consents:
 
     def _read(self) -> tuple[Word, ...]:
         with self._path.open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=_File).words
+            return from_json(file.read(MAX_FILE_BYTES), _File).words
 
     def _read_or_none(self) -> tuple[Word, ...]:
         try:

@@ -34,6 +34,7 @@ from roadloop_agent.update.tuf_client import open_client, provisioned_file
 from roadloop_agent.update.tuf_errors import tuf_errors
 from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.contract.messages import ReleaseRef
+from roadloop_models.typed import from_builtins, from_json
 
 TIME_URL, TARGETS_URL = "director/time/", "director/targets/"
 MAX_STATEMENT_BYTES = 4096
@@ -169,11 +170,11 @@ class Director:
 
     def _verified_time(self, root: Root, content: bytes, nonce: str) -> datetime:
         try:
-            signed = msgspec.json.decode(content, type=_Signed)
+            signed = from_json(content, _Signed)
             signatures = {each.keyid: Signature(each.keyid, each.sig) for each in signed.signatures}
             payload = signed.payload.encode()
             root.verify_delegate("timestamp", payload, signatures)
-            said = msgspec.json.decode(payload, type=_Statement)
+            said = from_json(payload, _Statement)
         except (msgspec.DecodeError, UnicodeError) as error:
             raise MetadataError(f"the director's word on the time: {error}") from error
         if (said.vehicle, said.nonce) != (self._vehicle, nonce):
@@ -235,7 +236,7 @@ def _named(targets: Targets) -> dict[str, Named]:
     named = {}
     for path, target in targets.targets.items():
         try:
-            custom = msgspec.convert(target.custom or {}, _Custom)
+            custom = from_builtins(target.custom or {}, _Custom)
         except msgspec.ValidationError as error:
             raise MetadataError(f"targets of the director: {path}: {error}") from error
         named[path] = Named(

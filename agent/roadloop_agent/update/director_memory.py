@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from roadloop_agent.update import disk
+from roadloop_models.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 MEMORY_NAME, FLOOR_NAME = "metadata.json", "floor.json"
@@ -25,7 +26,7 @@ def read_memory(directory: Path) -> Memory | None:
     """What was remembered; None where there is nothing, or where it is damaged. Raises OSError."""
     path = directory / MEMORY_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Memory)
+        return from_json(path.read_bytes(), Memory)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import msgspec
 
 from roadloop_agent.update import disk
 from roadloop_agent.update.refused import MetadataError
+from roadloop_models.typed import from_json
 
 if TYPE_CHECKING:  # python-tuf takes 12 MB, and this is read before it is needed
     from tuf.api.metadata import Root, Snapshot, Timestamp
@@ -44,7 +45,7 @@ def read_floor(path: Path) -> Floor | None:
         digest, content = b"", b""
     try:
         if digest.decode() == hashlib.sha256(content).hexdigest():
-            return msgspec.json.decode(content, type=Floor)
+            return from_json(content, Floor)
         problem = "its checksum does not hold"
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = str(error)

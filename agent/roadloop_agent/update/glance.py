@@ -18,6 +18,7 @@ from roadloop_agent.update.floor import Floor, read_floor
 from roadloop_agent.update.refused import MetadataError
 from roadloop_agent.update.trusted_time import TrustedTime
 from roadloop_agent.update.tuf_errors import tuf_errors
+from roadloop_models.typed import from_json
 
 METADATA_URL = "director/metadata/"
 MISSING = (403, 404)
@@ -58,7 +59,7 @@ def unchanged(directory: Path, fetcher: Fetcher, time: TrustedTime) -> int | Non
 
 def _holds(memory: Memory, floor: Floor, time: TrustedTime) -> bool:
     try:
-        signed = msgspec.json.decode(memory.timestamp, type=_Timestamp).signed
+        signed = from_json(memory.timestamp, _Timestamp).signed
     except msgspec.DecodeError:
         return False
     return signed.version == floor.versions.get("timestamp") and time.now(floor.time) < signed.expires

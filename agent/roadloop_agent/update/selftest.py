@@ -29,6 +29,7 @@ from roadloop_models.errors import (
     RoadloopError,
 )
 from roadloop_models.sealed import FileKeyStore, KeyStore
+from roadloop_models.typed import from_json
 
 if TYPE_CHECKING:
     from roadloop_models.bundle import Bundle
@@ -123,7 +124,7 @@ def _judge(status: int, output: str) -> None:
     if status != BundleError.exit_code:
         raise RetryLaterError(f"the self-test ended with status {status}: {tail}")
     try:
-        error = msgspec.json.decode(output.strip().splitlines()[-1], type=ErrorInfo)
+        error = from_json(output.strip().splitlines()[-1], ErrorInfo)
     except (msgspec.DecodeError, IndexError):
         raise RetryLaterError(f"the self-test ended with status {status}: {tail}") from None
     raise _AT_FAULT.get(error.code, BundleError)(error.detail)
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str]) -> int:
     os.nice(_NICE)  # what drives comes first
     try:
         keys = FileKeyStore(Path(arguments[1])) if len(arguments) > 1 else None
-        run(msgspec.json.decode(arguments[0], type=Check), keys)
+        run(from_json(arguments[0], Check), keys)
     except RoadloopError as error:
         sys.stdout.write(msgspec.json.encode(ErrorInfo(code=error.code, detail=str(error)[:500])).decode() + "\n")
         return error.exit_code

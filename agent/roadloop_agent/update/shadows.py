@@ -21,6 +21,7 @@ from roadloop_agent.update.shadow import Memory, SlotShadow
 from roadloop_agent.update.store import Store, error_info
 from roadloop_models.contract.messages import Desired, ReleaseRef, ShadowReport
 from roadloop_models.errors import BadInputError, ConfigError, RoadloopError
+from roadloop_models.typed import from_json
 
 if TYPE_CHECKING:
     from roadloop_agent.update.service import SlotSpec
@@ -50,7 +51,7 @@ class ShadowFile:
         """What is there; empty where there is nothing."""
         try:
             with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=dict[str, Memory])
+                return from_json(file.read(MAX_FILE_BYTES), dict[str, Memory])
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ import msgspec
 from roadloop_agent.update import disk
 from roadloop_agent.update.state import StoreState
 from roadloop_models.errors import BundleError, ConfigError
+from roadloop_models.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 MAX_STATE_BYTES = 1 << 20
@@ -88,11 +89,11 @@ def _read(path: Path) -> StoreState:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_STATE_BYTES)
-        checked = msgspec.json.decode(raw, type=_Checked)
+        checked = from_json(raw, _Checked)
         content = bytes(checked.state)
         if hashlib.sha256(content).hexdigest() != checked.sha256:
             raise BundleError(f"{path}: its checksum does not hold")
-        return msgspec.json.decode(content, type=StoreState)
+        return from_json(content, StoreState)
     except FileNotFoundError:
         raise
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -28,6 +28,7 @@ from roadloop_agent.update.versions import install_version, open_version
 from roadloop_models.bundle import MANIFEST_NAME, FileEntry, check_file, parse_manifest
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import BadInputError, BundleError, ConfigError, RetryLaterError, RoadloopError
+from roadloop_models.typed import from_json
 
 __all__ = ["RELEASES_NAME", "InstalledVersion", "ProvisionedReleases", "Store", "error_info", "open_version"]
 
@@ -268,7 +269,7 @@ class Store:
     def _provisioned_releases(self) -> dict[str, ReleaseRef]:
         path = self._factory / RELEASES_NAME
         try:
-            releases = msgspec.json.decode(path.read_bytes(), type=ProvisionedReleases).slots
+            releases = from_json(path.read_bytes(), ProvisionedReleases).slots
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}; provision the vehicle anew") from error
         for slot in self._variants:

@@ -3,7 +3,6 @@ the vehicle's own."""
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -11,6 +10,7 @@ from roadloop_cloud.store.campaign_tables import CampaignLevel, CampaignRow, Cam
 from roadloop_cloud.store.levels import Levels
 from roadloop_models.campaigns.campaign import Campaign
 from roadloop_models.contract.messages import Campaigns, Reported
+from roadloop_models.typed import from_builtins
 
 
 def changed(session: Session, vehicles: Iterable[str]) -> None:
@@ -42,7 +42,7 @@ def _of(session: Session, vehicle: str) -> tuple[Campaign, ...]:
         .where(CampaignVehicle.vehicle == vehicle)
         .order_by(CampaignRow.pushed, CampaignRow.name)
     )
-    return tuple(msgspec.convert(row.body, Campaign) for row in rows)
+    return tuple(from_builtins(row.body, Campaign) for row in rows)
 
 
 LEVELS = Levels(CampaignLevel, lambda session, row: Campaigns(version=row.version, campaigns=_of(session, row.vehicle)))

@@ -17,6 +17,7 @@ from roadloop_cloud.store.ingest_tables import Capture, Vehicle
 from roadloop_models.campaigns.campaign import MAX_CAMPAIGNS, Campaign, understand
 from roadloop_models.contract.messages import ErrorInfo
 from roadloop_models.errors import ConflictError, NotFoundError
+from roadloop_models.typed import from_builtins
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class CampaignService:
         body = msgspec.to_builtins(campaign)
         with self._database.transaction() as session:
             row = session.get(CampaignRow, campaign.name)
-            if row is not None and msgspec.convert(row.body, Campaign) != campaign:
+            if row is not None and from_builtins(row.body, Campaign) != campaign:
                 raise ConflictError(
                     f"campaign {campaign.name} was pushed before and is another one: what it brought is kept under "
                     "its name; use a new name"
@@ -153,4 +154,4 @@ def _pushed(session: Session, row: CampaignRow) -> Pushed:
                 last=last,
             )
         )
-    return Pushed(msgspec.convert(row.body, Campaign), row.pushed, tuple(vehicles))
+    return Pushed(from_builtins(row.body, Campaign), row.pushed, tuple(vehicles))

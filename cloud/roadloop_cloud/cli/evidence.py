@@ -9,6 +9,7 @@ from roadloop_cloud.app import Application
 from roadloop_cloud.cli.options import with_output
 from roadloop_cloud.cli.output import Output, details
 from roadloop_cloud.workspace import Workspace
+from roadloop_models.typed import from_json
 
 
 @click.group()
@@ -51,7 +52,7 @@ def verify(output: Output, file: Path, public_file: Path | None, workspace: Path
     from roadloop_models.errors import DataError
 
     try:
-        signed = msgspec.json.decode(file.read_bytes(), type=Signed)
+        signed = from_json(file.read_bytes(), Signed)
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from roadloop_cloud.files import move_tree_durably
 from roadloop_models.bundle import FileEntry, check_file, file_sha256
 from roadloop_models.bundle.manifest import Name, Sha256
 from roadloop_models.errors import BadInputError, BundleError, DataError, NotFoundError
+from roadloop_models.typed import from_json
 
 MANIFEST_NAME = "manifest.json"
 TEST_FOLDER = "test"
@@ -152,7 +153,7 @@ class Snapshots:
         raw = (directory / MANIFEST_NAME).read_bytes()
         if len(raw) > _MAX_MANIFEST_BYTES or hashlib.sha256(raw).hexdigest() != sha256:
             raise DataError(f"{directory / MANIFEST_NAME}: was changed after it was written; build the snapshot anew")
-        manifest = msgspec.json.decode(raw, type=SnapshotManifest)
+        manifest = from_json(raw, SnapshotManifest)
         for entry in manifest.files:
             try:
                 check_file(directory / entry.path, entry)

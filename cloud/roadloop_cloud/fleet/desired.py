@@ -14,13 +14,14 @@ from roadloop_cloud.store.fleet_tables import DesiredState
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_cloud.store.levels import Levels
 from roadloop_models.contract.messages import Desired, Policy, ReleaseRef, Reported, ShadowPolicy
+from roadloop_models.typed import from_builtins
 
 Slots = dict[str, ReleaseRef | None]
 
 
 def reported_of(vehicle: Vehicle) -> Reported | None:
     """The last report of a vehicle."""
-    return None if vehicle.reported is None else msgspec.convert(vehicle.reported, Reported)
+    return None if vehicle.reported is None else from_builtins(vehicle.reported, Reported)
 
 
 def slots_of(session: Session, vehicle: Vehicle, task: str) -> Slots:
@@ -96,7 +97,7 @@ def overtake(row: DesiredState, reported: Reported) -> None:
 
 def policy_of(row: DesiredState) -> Policy:
     """How the vehicle should go about updates."""
-    return msgspec.convert(row.policy, Policy)
+    return from_builtins(row.policy, Policy)
 
 
 def _row(session: Session, vehicle: Vehicle) -> DesiredState:
@@ -129,7 +130,7 @@ def _switches_together(row: DesiredState, vehicle: Vehicle, changes: Mapping[str
     """Whether slots that are not changed now are still on their way to switch together."""
     reported = reported_of(vehicle)
     runs = {} if reported is None else {name: slot.running for name, slot in reported.slots.items()}
-    wanted = msgspec.convert(row.slots, dict[str, ReleaseRef])
+    wanted = from_builtins(row.slots, dict[str, ReleaseRef])
     return row.together and any(runs.get(name) != ref for name, ref in wanted.items() if name not in changes)
 
 
@@ -156,7 +157,7 @@ def _decode(row: DesiredState) -> Desired:
         "shadows": row.shadows,
         "shadow_policy": row.shadow_policy,
     }
-    return msgspec.convert(raw, Desired)
+    return from_builtins(raw, Desired)
 
 
 LEVELS = Levels(DesiredState, lambda _session, row: _decode(row))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
@@ -29,6 +28,7 @@ from roadloop_models.contract.channels import parse_topic
 from roadloop_models.contract.codec import decode
 from roadloop_models.contract.messages import Desired, FetchRequest, Policy, Reported, Status
 from roadloop_models.errors import MessageError, RetryLaterError, RoadloopError
+from roadloop_models.typed import from_builtins
 
 _TICK_REST = 4.0
 """After a tick come at least so many times as long without one: what looks at a large fleet must leave time to hear
@@ -262,7 +262,7 @@ def pace_of(
         if now_s >= until_s:
             with database.reading() as session:
                 raw = session.scalar(select(DesiredState.policy).where(DesiredState.vehicle == vehicle))
-            policy = Policy() if raw is None else msgspec.convert(raw, Policy)
+            policy = Policy() if raw is None else from_builtins(raw, Policy)
             bytes_per_s = policy.fetch_bytes_per_s or default_bytes_per_s
             known[vehicle] = (now_s + _PACE_KEPT_S, bytes_per_s)
         return bytes_per_s

@@ -9,6 +9,7 @@ import msgspec
 from roadloop_cloud.files import copy_atomic, write_atomic
 from roadloop_cloud.gate.figures import VariantFigures, Verdict
 from roadloop_models.errors import DataError
+from roadloop_models.typed import from_json
 
 RECORD_FILE = "evaluation.json"
 ROWS_FOLDER = "rows"
@@ -52,6 +53,6 @@ class Records:
         if not path.exists():
             return None
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Record)
+            return from_json(path.read_bytes(), Record)
         except msgspec.DecodeError as error:
             raise DataError(f"{path}: {error}; evaluate {task} {version} again") from error

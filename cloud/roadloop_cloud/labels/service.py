@@ -13,6 +13,7 @@ from roadloop_cloud.labels.words import TEACHER_ABOVE, Origin, Value, Verdict, W
 from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.label_tables import Label
 from roadloop_models.errors import DataError
+from roadloop_models.typed import from_builtins
 
 _CHUNK = 500
 """Words that are written in one transaction; databases bound the number of a statement's parameters."""
@@ -109,8 +110,8 @@ class Labels:
 
 def _word(row: Label) -> Word:
     try:
-        value: Value = msgspec.convert(row.value, Value)
-        origin = msgspec.convert(row.origin, Origin)
+        value: Value = from_builtins(row.value, Value)
+        origin = from_builtins(row.origin, Origin)
     except msgspec.ValidationError as error:
         raise DataError(f"table label, id {row.id}: {error}") from error
     return Word(row.task, row.item, value, origin, row.by, row.confidence, row.disagreement, row.about)

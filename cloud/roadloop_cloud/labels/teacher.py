@@ -23,6 +23,7 @@ from roadloop_models.errors import BundleError, ConfigError, NotFoundError
 from roadloop_models.preprocess import ImageArray
 from roadloop_models.runners import Runner, open_runner
 from roadloop_models.tasks import get_task
+from roadloop_models.typed import from_builtins
 
 KIND = "teach"
 TASKS = ("traffic-sign",)
@@ -80,7 +81,7 @@ class Teaching:
 
     def run(self, work: Work) -> dict[str, Any]:
         """`teach` as a job."""
-        return self.teach(msgspec.convert(work.job.spec, TeachSpec), work.progress)
+        return self.teach(from_builtins(work.job.spec, TeachSpec), work.progress)
 
     def teach(self, spec: TeachSpec, show: Show) -> dict[str, Any]:
         """Label what these teachers have not labelled yet; after a kill the next attempt goes on where it stopped.

@@ -18,6 +18,7 @@ from roadloop_cloud.store.database import Database, now_utc
 from roadloop_cloud.store.fleet_tables import Job, RolloutClaim
 from roadloop_cloud.store.loop_tables import LoopDecision, LoopRow
 from roadloop_models.errors import ConfigError, NotFoundError
+from roadloop_models.typed import from_builtins
 
 REMEMBERED = 200
 """Generations that a decision looks back on."""
@@ -186,7 +187,7 @@ def _get(session: Session, task: str, *, lock: bool = True) -> LoopRow:
 
 def _policy(row: LoopRow) -> LoopPolicy:
     try:
-        return msgspec.convert(row.policy, LoopPolicy)
+        return from_builtins(row.policy, LoopPolicy)
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"policy of the loop of {row.task}: {error}; 'roadloop loop enable {row.task}' sets it anew"

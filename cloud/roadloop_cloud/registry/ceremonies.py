@@ -20,6 +20,7 @@ from roadloop_cloud.registry.keys import ONLINE_ROLES, KeyFolder, PublicKey
 from roadloop_cloud.registry.repository import LIFETIMES, RoleStatus
 from roadloop_cloud.registry.request import MAX_REQUEST_BYTES, Shown, decode_request, encode_request, show
 from roadloop_models.errors import BadInputError, ConfigError, ConflictError, NotFoundError, RoadloopError
+from roadloop_models.typed import from_json
 
 WARN_AT = 0.75
 """Share of its life after which a role that a person must renew is spoken of."""
@@ -299,7 +300,7 @@ def sign_request(path: Path, keys: KeyFolder) -> tuple[Sequence[tuple[str, str]]
 def read_public_key(path: Path) -> PublicKey:
     """What `roadloop keys new` wrote. Raises BadInputError, ConfigError naming the file."""
     try:
-        found = msgspec.json.decode(_read(path, MAX_PUBLIC_KEY_BYTES), type=PublicKey)
+        found = from_json(_read(path, MAX_PUBLIC_KEY_BYTES), PublicKey)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: no public key of 'roadloop keys new': {error}") from error
     found.key()

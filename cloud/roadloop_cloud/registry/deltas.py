@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -22,6 +21,7 @@ from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.bundle import Bundle, FileEntry
 from roadloop_models.bundle.delta import KINDS, MAX_PATCHED_BYTES, PatchKind, patch_name
 from roadloop_models.contract.messages import ReportedSlot
+from roadloop_models.typed import from_builtins
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
@@ -97,7 +97,7 @@ def running_releases(session: Session, task: str) -> list[int]:
     """The releases of a task that vehicles say they run, those of most vehicles first."""
     counts: Counter[int] = Counter()
     for reported in session.scalars(select(Vehicle.reported).where(Vehicle.reported.is_not(None))):
-        slots = msgspec.convert(cast(dict[str, Any], reported)["slots"], dict[str, ReportedSlot])
+        slots = from_builtins(cast(dict[str, Any], reported)["slots"], dict[str, ReportedSlot])
         counts.update({slot.running.release for slot in slots.values() if slot.task == task and slot.running})
     return [release for release, _ in counts.most_common()]
 

@@ -29,6 +29,7 @@ from roadloop_models.bundle import MANIFEST_NAME
 from roadloop_models.contract.channels import check_vehicle_id
 from roadloop_models.contract.messages import Desired, ReleaseRef
 from roadloop_models.errors import ConfigError, ConflictError, TrustError
+from roadloop_models.typed import from_json
 
 DIRECTOR_ROOT, DIRECTOR_TARGETS = "director-root", "director-targets"
 DIRECTOR_SNAPSHOT, DIRECTOR_TIMESTAMP = "director-snapshot", "director-timestamp"
@@ -70,9 +71,6 @@ class _Vehicle(msgspec.Struct, frozen=True, kw_only=True):
     all_due: datetime
     since: datetime
     """When these targets were first named."""
-
-
-_DECODER = msgspec.json.Decoder(_Vehicle)
 
 
 class Directors:
@@ -332,7 +330,7 @@ class Directors:
     def _read(self, vehicle: str) -> _Vehicle | None:
         path = self._vehicles / f"{check_vehicle_id(vehicle)}.json"
         try:
-            return _DECODER.decode(path.read_bytes())
+            return from_json(path.read_bytes(), _Vehicle)
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # torn by a power cut: it is assigned anew

@@ -22,6 +22,7 @@ from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer
 from roadloop_cloud.files import write_atomic
 from roadloop_cloud.registry.hsm import ModuleSigner, ask_pin
 from roadloop_models.errors import ConfigError, ConflictError
+from roadloop_models.typed import from_json
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 OFFLINE_ROLES = (ROOT, TARGETS)
@@ -137,7 +138,7 @@ class KeyFolder:
 
     def _load_elsewhere(self, path: Path, content: bytes) -> Signer:
         try:
-            found = msgspec.json.decode(content, type=_Elsewhere)
+            found = from_json(content, _Elsewhere)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
         key = _public_key(found.keyid, found.public, str(path))

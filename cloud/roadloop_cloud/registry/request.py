@@ -17,6 +17,7 @@ from tuf.api.metadata import Metadata, Role, Root, Targets
 from roadloop_cloud.registry.change import IMAGES, Change, Offline, Published, RepositoryName
 from roadloop_cloud.registry.keys import ROOT, SHORT_ID, TARGETS
 from roadloop_models.errors import BadInputError, TrustError
+from roadloop_models.typed import from_json
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _FORMAT = 1
@@ -52,7 +53,7 @@ def decode_request(content: bytes, where: str) -> Change:
     if len(content) > MAX_REQUEST_BYTES:
         raise BadInputError(f"{where}: {len(content)} bytes, at most {MAX_REQUEST_BYTES} are read")
     try:
-        file = msgspec.json.decode(content, type=_File)
+        file = from_json(content, _File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInputError(f"{where}: no request for signatures: {error}") from error
     if file.roadloop_request != _FORMAT:

@@ -37,6 +37,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.bundle.manifest import Name
 from roadloop_models.errors import BundleError, ConfigError, DataError, FailedError, NotFoundError
 from roadloop_models.tasks import get_task
+from roadloop_models.typed import from_builtins
 
 KIND = "retrain"
 EXPLAINED_ROWS = 6
@@ -134,7 +135,7 @@ class Retraining:
 
     def run(self, work: Work) -> dict[str, Any]:
         """Do it all, or go on with what an earlier attempt left. Raises what the steps raise."""
-        spec = msgspec.convert(work.job.spec, RetrainSpec)
+        spec = from_builtins(work.job.spec, RetrainSpec)
         folder = self.work_folder / f"{KIND}-{work.job.id}"
         timed = TimedSteps(work, self.clock)
         named = timed.step("begin", lambda: self._names(spec, work.job.id))
@@ -162,7 +163,7 @@ class Retraining:
                 lambda: self._figures(spec, Bundle.open(folder / BUNDLE_FOLDER), folder / _AFTER, work),
             )
             found = timed.step(f"gate{again}", lambda: self._judge(spec, named, folder, before, figures))
-            return figures, msgspec.convert(found, Verdict)
+            return figures, from_builtins(found, Verdict)
 
         after, verdict = judged("")
         rounded = None
@@ -386,7 +387,7 @@ def _nothing_new(named: dict[str, str], snapshot: dict[str, Any]) -> Verdict:
 
 
 def _typed(figures: dict[str, Any]) -> dict[str, VariantFigures]:
-    return msgspec.convert(figures, dict[str, VariantFigures])
+    return from_builtins(figures, dict[str, VariantFigures])
 
 
 def _result(

@@ -15,6 +15,7 @@ from roadloop_cloud.rollout.state import ACTIVE, Plan, Rollout
 from roadloop_cloud.store.fleet_tables import DesiredState, RolloutClaim, RolloutRow
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import Policy, ReleaseRef, SwitchWhen
+from roadloop_models.typed import from_builtins
 
 
 def apply(session: Session, row: RolloutRow, before: Rollout, step: Plan) -> None:
@@ -51,7 +52,7 @@ def _take_back(session: Session, rollout_id: int, spec: RolloutSpec, take_back: 
     before = rows.previous_of(session, rollout_id)
     for vehicle in _vehicles(session, take_back):
         row = session.get(DesiredState, vehicle.id)
-        now = {} if row is None else msgspec.convert(row.slots, dict[str, ReleaseRef])
+        now = {} if row is None else from_builtins(row.slots, dict[str, ReleaseRef])
         ours = {slot for slot, ref in now.items() if any(same(ref, release) for release in spec.releases)}
         slots = {slot: ref for slot, ref in before.get(vehicle.id, {}).items() if slot in ours}
         if slots:

@@ -13,6 +13,7 @@ from roadloop_cloud.rollout.statements import Operators, Signatory, Signed
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import RolloutApproval, RolloutRow
 from roadloop_models.errors import ConflictError, RoadloopError
+from roadloop_models.typed import from_builtins
 
 APPROVAL, CREATION = "rollout-approval", "rollout-creation"
 
@@ -63,7 +64,7 @@ def verified(session: Session, row: RolloutRow, spec: RolloutSpec, operators: Op
 def statements(session: Session, rollout_id: int) -> list[Signed]:
     """All that was signed about a rollout, as it was signed, in the order in which it came."""
     query = select(RolloutApproval.signed).where(RolloutApproval.rollout_id == rollout_id).order_by(RolloutApproval.id)
-    return [msgspec.convert(raw, Signed) for raw in session.scalars(query)]
+    return [from_builtins(raw, Signed) for raw in session.scalars(query)]
 
 
 def _keep(session: Session, rollout_id: int, signed: Signed) -> None:

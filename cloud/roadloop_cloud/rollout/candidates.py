@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from typing import Any
 
-import msgspec
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -12,6 +11,7 @@ from roadloop_cloud.rollout.target import Candidate
 from roadloop_cloud.store.fleet_tables import DesiredState, RolloutClaim, RolloutMember, RolloutRow
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import ReleaseRef, Reported
+from roadloop_models.typed import from_builtins
 
 
 def candidates(session: Session, releases: Collection[tuple[str, int]], not_in: int | None = None) -> list[Candidate]:
@@ -33,8 +33,8 @@ def candidates(session: Session, releases: Collection[tuple[str, int]], not_in: 
             online=row.online,
             seen_s=None if row.last_seen is None else row.last_seen.timestamp(),
             agent_version=row.agent_version,
-            report=None if row.reported is None else msgspec.convert(row.reported, Reported),
-            wanted=msgspec.convert(slots or {}, dict[str, ReleaseRef]),
+            report=None if row.reported is None else from_builtins(row.reported, Reported),
+            wanted=from_builtins(slots or {}, dict[str, ReleaseRef]),
             busy=busy.get(row.id, {}),
             failed=failed.get(row.id, {}),
         )

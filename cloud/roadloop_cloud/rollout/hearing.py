@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -11,6 +10,7 @@ from roadloop_cloud.rollout.members import Heard
 from roadloop_cloud.store.fleet_tables import RolloutMember
 from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.contract.messages import Reported
+from roadloop_models.typed import from_builtins
 
 CHUNK = 500
 """How many ids one query names: databases bound their number."""
@@ -66,7 +66,7 @@ def _reports(session: Session, vehicles: Sequence[str]) -> dict[str, Reported | 
     found: dict[str, Reported | None] = {}
     for chunk in chunks(vehicles):
         for vehicle, raw in session.execute(select(Vehicle.id, Vehicle.reported).where(Vehicle.id.in_(chunk))):
-            found[vehicle] = None if raw is None else msgspec.convert(raw, Reported)
+            found[vehicle] = None if raw is None else from_builtins(raw, Reported)
     return found
 
 

@@ -24,6 +24,7 @@ from roadloop_cloud.store.ingest_tables import Vehicle
 from roadloop_models.bundle.manifest import Manifest
 from roadloop_models.contract.messages import ReleaseRef, Reported, ReportedSlot
 from roadloop_models.errors import BundleError, NotFoundError, RoadloopError
+from roadloop_models.typed import from_builtins
 
 EVIDENCE = "evidence"
 """Kind of the statement that an exported explanation is."""
@@ -55,7 +56,7 @@ class Provenance:
             vehicle = session.get(Vehicle, vehicle_id)
             if vehicle is None:
                 raise NotFoundError(f"no vehicle {vehicle_id}; 'roadloop vehicles list' shows those there are")
-            report = None if vehicle.reported is None else msgspec.convert(vehicle.reported, Reported)
+            report = None if vehicle.reported is None else from_builtins(vehicle.reported, Reported)
             if not slots_of(task, report):
                 has = sorted({slot.task for slot in report.slots.values()}) if report is not None else []
                 there = f"it reports {', '.join(has)}" if has else "it has never reported"

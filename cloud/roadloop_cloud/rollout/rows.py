@@ -14,6 +14,7 @@ from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.fleet_tables import RolloutMember, RolloutRow
 from roadloop_models.contract.messages import ErrorInfo, ReleaseRef
 from roadloop_models.errors import NotFoundError
+from roadloop_models.typed import from_builtins
 
 _MEMBER_COLUMNS = (
     RolloutMember.vehicle,
@@ -47,7 +48,7 @@ def decode(session: Session, row: RolloutRow) -> Rollout:
         waived_wave=row.waived_wave,
         soak_since_s=row.soak_since_s,
         shadow_since_s=row.shadow_since_s,
-        proofs=tuple(msgspec.convert(proof, ShadowProof) for proof in row.proofs),
+        proofs=tuple(from_builtins(proof, ShadowProof) for proof in row.proofs),
         reason=row.reason,
     )
 
@@ -115,7 +116,7 @@ def previous_of(session: Session, rollout_id: int) -> dict[str, dict[str, Releas
 
 def spec_of(row: RolloutRow) -> RolloutSpec:
     """What was asked for."""
-    return msgspec.convert(row.spec, RolloutSpec)
+    return from_builtins(row.spec, RolloutSpec)
 
 
 def encode_spec(spec: RolloutSpec) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def encode_spec(spec: RolloutSpec) -> dict[str, Any]:
 
 def decode_ref(raw: dict[str, Any] | None) -> ReleaseRef | None:
     """A release from a JSON column."""
-    return None if raw is None else msgspec.convert(raw, ReleaseRef)
+    return None if raw is None else from_builtins(raw, ReleaseRef)
 
 
 _CHANGING = ("wave", "state", "offered_at_s", "since_s", "error", "taken_back", "troubled")
@@ -147,4 +148,4 @@ def _members(session: Session, rollout_id: int) -> tuple[Member, ...]:
 
 
 def _error(raw: dict[str, Any] | None) -> ErrorInfo | None:
-    return None if raw is None else msgspec.convert(raw, ErrorInfo)
+    return None if raw is None else from_builtins(raw, ErrorInfo)

@@ -12,6 +12,7 @@ from roadloop_cloud.rollout.target import Requirement
 from roadloop_cloud.rollout.waves import parse_ramp, wave_sizes
 from roadloop_models.contract.messages import SwitchWhen
 from roadloop_models.errors import ConfigError
+from roadloop_models.typed import from_builtins
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,6 @@ def specification(
         **merged,
     }
     try:
-        return msgspec.convert(msgspec.to_builtins(raw), RolloutSpec)
+        return from_builtins(msgspec.to_builtins(raw), RolloutSpec)
     except msgspec.ValidationError as error:
         raise ConfigError(f"rollout: {error}") from error

@@ -8,6 +8,7 @@ import msgspec
 
 from roadloop_cloud.rollout.spec import Ramp
 from roadloop_models.errors import ConfigError
+from roadloop_models.typed import from_builtins
 
 
 def wave_sizes(waves: Sequence[str], vehicles: int) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ def parse_ramp(text: str) -> Ramp:
     """`1x2`: one vehicle first, then twice as many as have succeeded. Raises ConfigError."""
     first, _, factor = text.partition("x")
     try:
-        return msgspec.convert({"first": int(first), "factor": float(factor)}, Ramp)
+        return from_builtins({"first": int(first), "factor": float(factor)}, Ramp)
     except (ValueError, msgspec.ValidationError):
         raise ConfigError(f"ramp '{text}': expected FIRSTxFACTOR such as 1x2, the factor above 1") from None
 

@@ -9,7 +9,6 @@ training inputs; for images it is 0, the grey that standardized images have wher
 import sys
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 
@@ -17,6 +16,7 @@ from roadloop_cloud.explain.attribution import INPUTS_FILE, RESULT_FILE, SPEC_FI
 from roadloop_cloud.training.build import open_subject
 from roadloop_cloud.training.spec import DataSource, TrainingSpec
 from roadloop_cloud.training.subject import Subject
+from roadloop_models.typed import from_json
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -24,7 +24,7 @@ Tensors = tuple[torch.Tensor, ...]
 def main(arguments: list[str]) -> int:
     """Attribute what the folder's spec asks for."""
     folder = Path(arguments[0])
-    spec = msgspec.json.decode((folder / SPEC_FILE).read_bytes(), type=AttributionSpec)
+    spec = from_json((folder / SPEC_FILE).read_bytes(), AttributionSpec)
     with np.load(folder / INPUTS_FILE, allow_pickle=False) as archive:
         rows = [
             tuple(torch.from_numpy(archive[f"{row}/{place}"]) for place in range(spec.inputs))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from roadloop_cloud.files import write_atomic
+from roadloop_models.typed import from_json
 
 
 class Journal:
@@ -15,10 +16,10 @@ class Journal:
     def __init__(self, path: Path, asked: Any) -> None:
         """`asked` (JSON) is what the work is: a file of other work is not gone on with."""
         self._path = path
-        self._asked = msgspec.json.decode(msgspec.json.encode(asked))  # as the file has it: lists for tuples
+        self._asked: Any = from_json(msgspec.json.encode(asked), Any)  # as the file has it: lists for tuples
         self._steps: dict[str, Any] = {}
         if path.exists():
-            found = msgspec.json.decode(path.read_bytes())
+            found: Any = from_json(path.read_bytes(), Any)
             if found["asked"] == self._asked:
                 self._steps = found["steps"]
 

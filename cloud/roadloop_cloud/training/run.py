@@ -16,6 +16,7 @@ from roadloop_cloud.training.eta import Eta
 from roadloop_cloud.training.executors import EXECUTORS, Launch
 from roadloop_cloud.training.spec import DataSource, TrainingOutcome, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_models import errors
+from roadloop_models.typed import from_json
 
 BUNDLE_FOLDER = "bundle"
 LOG_FILE = "training.log"
@@ -79,7 +80,7 @@ def _prepare(spec: TrainingSpec, launch: Launch) -> TrainingResult | None:
     folder.mkdir(parents=True, exist_ok=True)
     if launch.spec.exists() and launch.spec.read_bytes() == wanted:
         if launch.result.exists():
-            outcome = msgspec.json.decode(launch.result.read_bytes(), type=TrainingOutcome)
+            outcome = from_json(launch.result.read_bytes(), TrainingOutcome)
             if outcome.result is not None and (spec.score_only or launch.target.is_dir()):
                 return outcome.result
         shutil.rmtree(launch.target, ignore_errors=True)  # its result was not written down any more
@@ -101,7 +102,7 @@ def _follow(process: subprocess.Popen[bytes], on_progress: OnProgress) -> None:
     assert process.stdout is not None
     eta = Eta()
     for line in iter(lambda: process.stdout.readline(_MAX_LINE_BYTES), b""):  # type: ignore[union-attr]
-        on_progress(eta(msgspec.json.decode(line, type=TrainingProgress)))
+        on_progress(eta(from_json(line, TrainingProgress)))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -117,7 +118,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _result(result_path: Path, log_path: Path, code: int) -> TrainingResult:
     try:
-        outcome = msgspec.json.decode(result_path.read_bytes(), type=TrainingOutcome)
+        outcome = from_json(result_path.read_bytes(), TrainingOutcome)
     except OSError:
         last = deque(log_path.read_text(errors="replace").splitlines(), maxlen=_LOG_LINES_SHOWN)
         raise errors.FailedError(

@@ -26,6 +26,7 @@ from roadloop_cloud.training.spec import (
     TrainingSpec,
 )
 from roadloop_models.bundle.manifest import Name
+from roadloop_models.typed import from_builtins
 
 KIND = "search"
 Step = Callable[[str, Callable[[], Any]], Any]
@@ -101,7 +102,7 @@ class Searches:
 
     def run(self, work: Work) -> dict[str, Any]:
         """Try everything, or go on with what an earlier attempt left. Raises what training raises."""
-        spec = msgspec.convert(work.job.spec, SearchSpec)
+        spec = from_builtins(work.job.spec, SearchSpec)
         folder = self.work_folder / f"{KIND}-{work.job.id}"
         found = search(spec, self.train, folder, work.step, work.progress)
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from roadloop_cloud.training.spec import RecipeChanges
 from roadloop_models.errors import ConfigError
+from roadloop_models.typed import from_builtins
 
 EPOCHS = "epochs"
 NAMES = (*RecipeChanges.__struct_fields__, EPOCHS)
@@ -72,7 +73,7 @@ def as_changes(values: Mapping[str, float]) -> tuple[RecipeChanges, int | None]:
     if epochs is not None and (epochs != round(epochs) or not 1 <= epochs <= 1000):
         raise ConfigError(f"{EPOCHS}={epochs:g}: a whole number from 1 to 1000")
     try:
-        return msgspec.convert(recipe, RecipeChanges), None if epochs is None else int(epochs)
+        return from_builtins(recipe, RecipeChanges), None if epochs is None else int(epochs)
     except msgspec.ValidationError as error:
         raise ConfigError(", ".join(f"{name}={value:g}" for name, value in recipe.items()) + f": {error}") from None
 

@@ -10,6 +10,7 @@ import msgspec
 from roadloop_cloud.files import locked, write_atomic
 from roadloop_cloud.training.spec import Place, TrainingOutcome, TrainingProgress, TrainingSpec
 from roadloop_models.errors import RoadloopError
+from roadloop_models.typed import from_json
 
 LOCK = "lock"
 DRAFTS = ".build-"
@@ -40,7 +41,7 @@ def run_worker(
             from roadloop_cloud.training.build import Trainer
             from roadloop_cloud.training.ranks import join, leave
 
-            spec = msgspec.json.decode(spec_path.read_bytes(), type=TrainingSpec)
+            spec = from_json(spec_path.read_bytes(), TrainingSpec)
             ranks = join(place)
             stack.callback(leave, ranks)
             result = Trainer(spec, report if first else _unheard, ranks).run(target)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from roadloop_models.errors import BundleError
+from roadloop_models.typed import from_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -184,7 +185,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     if len(raw) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{MANIFEST_NAME}: {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are read")
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = from_json(raw, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST_NAME}: {error}") from error
     _check(manifest)

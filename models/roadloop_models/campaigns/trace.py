@@ -13,6 +13,7 @@ import msgspec
 
 from roadloop_models.bundle.manifest import Name
 from roadloop_models.errors import DataError
+from roadloop_models.typed import from_json
 
 _MAX_LINE_BYTES = 64 * 1024
 
@@ -56,7 +57,6 @@ def trace_line(line: TraceHead | TraceMoment) -> bytes:
 
 def read_trace(path: Path) -> Iterator[TraceHead | TraceMoment]:
     """The lines of a trace. Raises DataError naming file and line."""
-    head, moment = msgspec.json.Decoder(TraceHead), msgspec.json.Decoder(TraceMoment)
     try:
         with path.open("rb") as file:
             lines = iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b"")
@@ -65,7 +65,7 @@ def read_trace(path: Path) -> Iterator[TraceHead | TraceMoment]:
                     raise DataError(f"{path}: line {number}: more than {_MAX_LINE_BYTES} bytes")
                 try:
                     is_head = b'"trace"' in raw[:200]
-                    line = head.decode(raw) if is_head else moment.decode(raw)
+                    line = from_json(raw, TraceHead) if is_head else from_json(raw, TraceMoment)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise DataError(f"{path}: line {number}: {error}; 'roadloop-agent trace' writes traces") from error
                 if number == 1 and not is_head:

@@ -8,6 +8,7 @@ import msgspec
 from roadloop_models.contract import channels, messages
 from roadloop_models.contract.channels import Channel
 from roadloop_models.errors import MessageError
+from roadloop_models.typed import from_json, from_msgpack
 
 MessageT = TypeVar("MessageT", bound=messages.Message)
 
@@ -54,7 +55,7 @@ def decode(channel: Channel, payload: bytes | bytearray | memoryview, kind: type
         raise MessageError(f"channel {channel.name} does not carry {kind.__name__}")
     _check_size(channel, len(payload))
     try:
-        message = _decoder(channel.name).decode(payload)
+        message = (from_msgpack if channel.name in _BINARY else from_json)(payload, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MessageError(f"channel {channel.name}: {error}") from error
     assert isinstance(message, kind)
@@ -69,9 +70,3 @@ def _check_size(channel: Channel, size_bytes: int) -> None:
 @cache
 def _encoder(binary: bool) -> Any:
     return msgspec.msgpack.Encoder() if binary else msgspec.json.Encoder()
-
-
-@cache
-def _decoder(channel_name: str) -> Any:
-    kind = _MESSAGE_OF[channel_name]
-    return msgspec.msgpack.Decoder(kind) if channel_name in _BINARY else msgspec.json.Decoder(kind)

@@ -18,6 +18,7 @@ import zstandard
 
 from roadloop_models.contract.streams import MAX_FIELDS, Field
 from roadloop_models.errors import MessageError
+from roadloop_models.typed import from_msgpack
 
 FloatColumn = npt.NDArray[np.float64]
 IntColumn = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def decode_columns(payload: bytes) -> Columns:
         if not 0 <= size <= _MAX_DECODED_BYTES:
             raise MessageError(f"columns: {size} bytes when decompressed, at most {_MAX_DECODED_BYTES} are read")
         body = zstandard.ZstdDecompressor().decompress(payload, max_output_size=_MAX_DECODED_BYTES)
-        count, columns = msgspec.msgpack.decode(body, type=tuple[int, list[_Column]])
+        count, columns = from_msgpack(body, tuple[int, list[_Column]])
     except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MessageError(f"columns: {error}") from error
     if not 1 <= count <= MAX_ROWS or not 2 <= len(columns) <= MAX_FIELDS + 1 or columns[0][0] != _TIME:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from roadloop_models.errors import BundleError
 from roadloop_models.sketches.signals import SIGNALS, Signal
+from roadloop_models.typed import from_json
 
 FloatArray = npt.NDArray[np.float64]
 BINS = 32
@@ -90,7 +91,7 @@ def decode_reference(raw: bytes, name: str = REFERENCE_FILE) -> Reference:
     if len(raw) > MAX_REFERENCE_BYTES:
         raise BundleError(f"{name}: {len(raw)} bytes, at most {MAX_REFERENCE_BYTES} are read")
     try:
-        reference = msgspec.json.decode(raw, type=Reference)
+        reference = from_json(raw, Reference)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{name}: {error}") from error
     for signal, one in reference.signals.items():

@@ -12,6 +12,7 @@ from roadloop_models.data_files import check_readable
 from roadloop_models.detect import Detections
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray
+from roadloop_models.typed import from_json
 
 FOLDER, ANNOTATIONS_FILE = "objects", "annotations.json"
 MADE_IMAGES = 12
@@ -74,7 +75,7 @@ def load_objects(data_dir: Path) -> ObjectRows:
     path = data_dir / FOLDER / ANNOTATIONS_FILE
     check_readable(path)
     try:
-        coco = msgspec.json.decode(path.read_bytes(), type=_Coco)
+        coco = from_json(path.read_bytes(), _Coco)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
     places = {category.id: index for index, category in enumerate(coco.categories)}

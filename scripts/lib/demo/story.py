@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import world
 from faults import Fault, kill_in_download, offer_tampered, restart_broker
@@ -27,6 +26,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.contract.messages import ReleaseRef
 from roadloop_models.contract.streams import ROAD_SPEED, SIGN_DECISION, SPEEDS_PER_SAMPLE
 from roadloop_models.packaged import packaged_bundles
+from roadloop_models.typed import from_builtins
 
 WAVES = "1,50%,100%"
 FETCH_BYTES_PER_S = 192 * 1024
@@ -209,7 +209,7 @@ class Story:
         workspace = ("--workspace", self.workspace_dir)
         version = run_json("roadloop", "models", "import", path, *workspace)["version"]
         published = run_json("roadloop", "models", "publish", SIGN, version, *workspace)
-        ref = msgspec.convert(published, ReleaseRef)
+        ref = from_builtins(published, ReleaseRef)
         manifest = Bundle.open(path).manifest
         weights = next(variant.file for variant in manifest.variants if variant.key == f"{plan.runtime}-int8")
         self.faults.append(offer_tampered(app, ref, manifest.file_entry(weights), plan.id, self.screen))

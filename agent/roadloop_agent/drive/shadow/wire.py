@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roadloop_models.errors import MessageError
+from roadloop_models.typed import from_msgpack
 
 Seen: TypeAlias = tuple[npt.NDArray[Any], ...]
 """What the incumbent was given, before it is made into tensors: images, windows, numbers."""
@@ -70,8 +71,6 @@ class Passed(msgspec.Struct, frozen=True, tag="passed"):
 
 
 Answer: TypeAlias = Ready | Compared | Failed | Passed
-_answers = msgspec.msgpack.Decoder(Answer)
-_looks = msgspec.msgpack.Decoder(Look)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -92,7 +91,7 @@ def receive_case(sock: socket.socket) -> Seen | None:
     if raw is None:
         return None
     try:
-        look = _looks.decode(raw)
+        look = from_msgpack(raw, Look)
     except msgspec.DecodeError as error:
         raise MessageError(f"shadow: {error}") from error
     if sum(spec.size_bytes for spec in look.arrays) > MAX_ARRAY_BYTES:
@@ -109,7 +108,7 @@ def receive_answer(sock: socket.socket) -> Answer | None:
     """The next answer; None where the other end is closed. Raises MessageError, TimeoutError, OSError."""
     raw = _receive(sock)
     try:
-        return None if raw is None else _answers.decode(raw)
+        return None if raw is None else from_msgpack(raw, Answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MessageError(f"shadow: {error}") from error
 

@@ -14,6 +14,7 @@ import msgspec
 from roadloop_cloud.labels.exchange.base import IMAGES, TRACK, Asked, Heard, Kind, Sheet, item_of, read_bytes
 from roadloop_cloud.labels.words import Box, BoxesValue, ClassValue
 from roadloop_models.errors import DataError
+from roadloop_models.typed import from_json
 
 FILE, CONFIG_FILE = "tasks.json", "config.xml"
 IMAGE_URL = "/data/local-files/?d="
@@ -57,7 +58,7 @@ class LabelStudioFormat:
         Raises DataError naming task and field.
         """
         try:
-            tasks = msgspec.json.decode(read_bytes(path), type=list[_Task])
+            tasks = from_json(read_bytes(path), list[_Task])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}; export the project as 'JSON'") from error
         heard = []
