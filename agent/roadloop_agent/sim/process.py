@@ -5,6 +5,7 @@ written to `--account`.
 """
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--drain-s", type=float, required=True)
     parser.add_argument("--account", type=Path, required=True)
     options = parser.parse_args(arguments)
+    faulthandler.enable(2)
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,6 +1,7 @@
 """`python -m roadloop_cloud.app ingest|… --workspace DIR` runs one process; `roadloop up` starts them."""
 
 import argparse
+import faulthandler
 import logging
 import signal
 import sys
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--number", type=int, default=1, help="which of several processes of this name, from 1")
     options = parser.parse_args(arguments)
+    faulthandler.enable(2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):

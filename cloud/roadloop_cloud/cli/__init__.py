@@ -1,5 +1,6 @@
 """The `roadloop` command. A sub-command is a module that is imported when it is called, so that `--help` is quick."""
 
+import faulthandler
 import importlib
 import json
 import sys
@@ -85,3 +86,4 @@ def main() -> None:
     Example:
       roadloop init ./fleet && roadloop up --workspace ./fleet --broker
     """
+    faulthandler.enable(2)  # where native code ends the process, say which call it was
