@@ -23,15 +23,17 @@ def tiny_bundle(
     *,
     nudge: float = 0.0,
     lineage: Lineage | None = None,
+    weights: FloatArray | None = None,
 ) -> Bundle:
     """A `traffic-sign` bundle of 24 kB whose logits are a seeded matrix times the mean of each 4x4 patch.
 
     Its one variant is called int8, as a vehicle's slot asks for it, but the file computes in float32. With a small
     `scale` it is unsure of everything. `nudge` is added to its first weight. Another `preprocess` may make tensors that
-    it does not take.
+    it does not take. Other `weights`, float32 [features, CLASSES], may be what something was learned by.
     """
-    weights = np.random.default_rng(seed).normal(0.0, scale, size=(3 * 8 * 8, CLASSES)).astype(np.float32)
-    weights[0, 0] += nudge
+    if weights is None:
+        weights = np.random.default_rng(seed).normal(0.0, scale, size=(3 * 8 * 8, CLASSES)).astype(np.float32)
+        weights[0, 0] += nudge
     variant = Variant(
         runtime="onnx",
         precision="int8",
@@ -62,9 +64,14 @@ def tiny_bundle(
     return write_bundle(directory, manifest, files)
 
 
+def features(images: FloatArray) -> FloatArray:
+    """What the model sees of standardized images [n, 32, 32, 3]: means of patches, float32 [n, 192]."""
+    patches = images.transpose(0, 3, 1, 2).reshape(-1, 3, 8, 4, 8, 4).mean(axis=(3, 5))
+    return np.asarray(patches.reshape(len(images), -1), dtype=np.float32)
+
+
 def _logits(image: FloatArray, weights: FloatArray) -> FloatArray:
-    patches = image.transpose(0, 3, 1, 2).reshape(1, 3, 8, 4, 8, 4).mean(axis=(3, 5))
-    return np.asarray(patches.reshape(1, -1) @ weights, dtype=np.float32)
+    return np.asarray(features(image) @ weights, dtype=np.float32)
 
 
 def _onnx_file(weights: FloatArray) -> bytes:

@@ -2,10 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
@@ -17,14 +19,16 @@ from roadloop_cloud.founding import found_workspace
 from roadloop_cloud.gate.records import Records
 from roadloop_cloud.workspace import Workspace
 from roadloop_models.bundle import Lineage
+from roadloop_models.preprocess import FloatArray, ImageArray, ImageStandardize
 from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.row_slices import write_slices
 from roadloop_models.tasks.sign_data import (
     FOLDER,
     TEST_FILE,
     TRAIN_FILE,
     write_signs,
 )
-from tests.fakes.bundles import tiny_bundle
+from tests.fakes.bundles import CLASSES, features, tiny_bundle
 from tests.fakes.shuffled_signs import shuffled, starter, trained_on, unseen_half
 
 TASK = "traffic-sign"
@@ -105,6 +109,52 @@ def test_a_budget_of_a_profile_is_kept(tmp_path: Path, made: Path) -> None:
     _, found = run(app, "models", "gate", TASK, "v1", "v1", "--data", made, "--profile", profile)
     refused = {one["gate"] for one in found["gates"] if not one["passed"]}
     assert {"size-budget onnx-int8", "latency-budget onnx-int8"} <= refused
+
+
+def test_a_candidate_that_is_worse_on_one_hardware_is_refused_though_it_is_better_over_all(tmp_path: Path) -> None:
+    """A sixth of the test images is from boards whose camera swaps red and blue; the candidate learned without them."""
+    learned, tested = made_signs(12, 1, seed=1), made_signs(12, 1, seed=2)
+    few, swapping = np.arange(len(learned)) % 4 == 0, np.arange(len(tested)) % 6 == 0
+    both = np.concatenate([learned.images[few], _swapped(learned.images)])
+    fitted = {
+        "v1": _fitted(both, np.concatenate([learned.labels[few], learned.labels])),
+        "v2": _fitted(learned.images, learned.labels),
+    }
+    first, second = (
+        tiny_bundle(tmp_path / version, version, lineage=Lineage(data="made"), weights=weights).directory
+        for version, weights in fitted.items()
+    )
+    file = tmp_path / "data" / FOLDER / TEST_FILE
+    images = np.where(swapping[:, None, None, None], _swapped(tested.images), tested.images)
+    write_signs(file, replace(tested, images=images))
+    write_signs(file.with_name(TRAIN_FILE), made_signs(1, 1, seed=3))
+    app = workspace(tmp_path / "fleet", first)
+    app.models.register(second)
+
+    def refused() -> tuple[set[str], dict[str, str]]:
+        _, found = run(app, "models", "gate", TASK, "v2", "--data", tmp_path / "data")
+        gates = {one["gate"]: one for one in found["gates"]}
+        assert gates["better onnx-int8"]["passed"], gates
+        details = {name: one["detail"] for name, one in gates.items()}
+        return {name for name, one in gates.items() if name.startswith("slices") and not one["passed"]}, details
+
+    assert refused()[0] == set()  # the task's own slices would have let it through
+    write_slices(file, {"hardware": np.where(swapping, "board-b", "board-a").tolist()})
+    gates, details = refused()
+    assert gates == {"slices hardware onnx-int8"}
+    assert details["slices hardware onnx-int8"].startswith("'hardware board-b' is worse by 0.")
+    assert "'hardware board-a'" not in details["slices hardware onnx-int8"]
+
+
+def _swapped(images: ImageArray) -> ImageArray:
+    return np.ascontiguousarray(images[..., ::-1])
+
+
+def _fitted(images: ImageArray, labels: npt.NDArray[np.int64]) -> FloatArray:
+    """Ridge regression on what a tiny bundle sees."""
+    seen = features(np.concatenate([ImageStandardize()(image)[0] for image in images]))
+    weights = np.linalg.solve(seen.T @ seen + 3.0 * np.eye(seen.shape[1]), seen.T @ np.eye(CLASSES)[labels])
+    return np.asarray(weights, dtype=np.float32)
 
 
 @pytest.mark.slow

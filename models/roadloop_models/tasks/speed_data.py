@@ -78,7 +78,7 @@ def load_training_speeds(data_dir: Path, part: Part) -> SpeedRows:
     rows = load_speeds(data_dir)
     if part == "snapshot":
         return rows
-    stop = int(len(rows) * TRAIN_SHARE)
+    stop = first_test_row(rows)
     starter_stop = stop // STARTER_SHARE
     start, stop = {"all": (0, stop), "starter": (0, starter_stop), "rest": (starter_stop, stop)}[part]
     return rows.span(start, stop)
@@ -87,7 +87,12 @@ def load_training_speeds(data_dir: Path, part: Part) -> SpeedRows:
 def load_test_speeds(data_dir: Path) -> SpeedRows:
     """The test rows of a data folder: the last 20 %. Raises DataError naming file and field."""
     rows = load_speeds(data_dir)
-    return rows.span(int(len(rows) * TRAIN_SHARE), len(rows))
+    return rows.span(first_test_row(rows), len(rows))
+
+
+def first_test_row(rows: SpeedRows) -> int:
+    """Where the test rows of a whole record begin."""
+    return int(len(rows) * TRAIN_SHARE)
 
 
 def write_speeds(data_dir: Path, rows: SpeedRows, adjacency: FloatArray | None = None, with_steps: bool = True) -> None:

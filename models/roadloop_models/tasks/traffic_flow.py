@@ -23,6 +23,7 @@ from roadloop_models.tasks.flow_data import (
 )
 from roadloop_models.tasks.forecasting import forecast_windows, step_keys, time_labels
 from roadloop_models.tasks.made_flow import made_flow
+from roadloop_models.tasks.row_slices import join_slices
 
 MADE_DAYS, MADE_TEST_DAYS = 28, 4
 CLUSTER_STEPS = 24
@@ -69,11 +70,14 @@ class TrafficFlow:
     def _evaluate(
         self, bundle: Bundle, runner: Runner, data_dir: Path, progress: Progress, disturbance: Disturbance | None
     ) -> Evaluation:
+        path = data_dir / FOLDER / TEST_FILE
         rows = load_test_flow(data_dir)
         # As published: days that are missing between two rows (weekends) are passed over.
         starts = np.arange(max(len(rows) - WINDOW, 0))
         if not len(starts):
-            raise DataError(f"{data_dir / FOLDER / TEST_FILE}: {len(rows)} rows, expected {WINDOW + 1} or more")
+            raise DataError(f"{path}: {len(rows)} rows, expected {WINDOW + 1} or more")
+        truth, steps = rows.flow_veh[starts + WINDOW], rows.steps[starts + WINDOW]
+        slices = join_slices({"time": time_labels(steps)}, path, len(rows), starts + WINDOW)
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
         forecasts = forecast_windows(
             starts,
@@ -83,14 +87,13 @@ class TrafficFlow:
             progress,
             every=_PROGRESS_ROWS,
         )
-        truth, steps = rows.flow_veh[starts + WINDOW], rows.steps[starts + WINDOW]
         return Evaluation(
             forecast_errors(truth, forecasts),
             len(starts),
             losses=((forecasts - truth) ** 2).astype(np.float32),
             root=True,
             clusters=steps // CLUSTER_STEPS,
-            slices={"time": time_labels(steps)},
+            slices=slices,
         )
 
     def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:

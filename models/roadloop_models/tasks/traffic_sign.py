@@ -19,6 +19,7 @@ from roadloop_models.runners import Runner
 from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, no_progress
 from roadloop_models.tasks.disturb import IMAGES
 from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.row_slices import Slices, join_slices
 from roadloop_models.tasks.sign_data import (
     FOLDER,
     TEST_FILE,
@@ -84,20 +85,24 @@ class TrafficSign:
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, progress: Progress = no_progress
     ) -> Evaluation:
         """`accuracy` (0 to 1) on every image of test_a.npz. Raises DataError naming file and field."""
-        return self._evaluate(bundle, runner, _tested(data_dir), progress)
+        rows = _tested(data_dir)
+        slices = join_slices(sign_slices(rows, bundle.labels() or ()), data_dir / FOLDER / TEST_FILE, len(rows))
+        return self._evaluate(bundle, runner, rows, slices, progress)
 
     def evaluate_disturbed(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, disturbance: Disturbance
     ) -> Evaluation:
-        """The same on images made worse, spread evenly over the test images where these are many."""
+        """The same on images made worse, spread evenly over the test images where these are many; without slices."""
         rows = _tested(data_dir)
         chosen = np.zeros(len(rows), dtype=bool)
         chosen[np.linspace(0, len(rows) - 1, min(DISTURBED_IMAGES, len(rows))).astype(int)] = True
         rows = rows.take(chosen)
         images = np.stack([disturbance(image, row) for row, image in enumerate(rows.images)])
-        return self._evaluate(bundle, runner, replace(rows, images=images), no_progress)
+        return self._evaluate(bundle, runner, replace(rows, images=images), {}, no_progress)
 
-    def _evaluate(self, bundle: Bundle, runner: Runner, rows: SignRows, progress: Progress) -> Evaluation:
+    def _evaluate(
+        self, bundle: Bundle, runner: Runner, rows: SignRows, slices: Slices, progress: Progress
+    ) -> Evaluation:
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
         called = []
         for index, image in enumerate(rows.images):
@@ -112,7 +117,7 @@ class TrafficSign:
             losses=(~hits).astype(np.float32),
             clusters=rows.tracks,
             rows_per_independent=1.0 if rows.tracks_known else FRAMES_PER_INDEPENDENT,
-            slices=sign_slices(rows, bundle.labels() or ()),
+            slices=slices,
             confidences=np.array([found.confidence for found in called], dtype=np.float32),
             hits=hits,
         )
@@ -149,7 +154,7 @@ def _decoded(data_dir: Path, file: tuple[int, int, int] | None) -> SignRows:
 
 
 def sign_slices(rows: SignRows, labels: tuple[str, ...]) -> dict[str, npt.NDArray[np.str_]]:
-    """What images are looked at apart by: class, light and contrast. (The data tells neither weather nor vehicle.)"""
+    """What the images themselves tell of how they are looked at apart: class, light and contrast."""
     grey = rows.images.astype(np.float32).mean(axis=3)
     mean, deviation = grey.mean(axis=(1, 2)), grey.std(axis=(1, 2))
     return {

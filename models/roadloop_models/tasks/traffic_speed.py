@@ -15,13 +15,16 @@ from roadloop_models.tasks.base import Disturbance, Evaluation, Part, Progress, 
 from roadloop_models.tasks.disturb import SPEEDS
 from roadloop_models.tasks.forecasting import forecast_windows, step_keys, time_labels
 from roadloop_models.tasks.made_speeds import made_speeds
+from roadloop_models.tasks.row_slices import Slices, join_slices
 from roadloop_models.tasks.speed_data import (
     FOLDER,
     HORIZON,
     SPEED_FILE,
     WINDOW,
     SpeedRows,
+    first_test_row,
     load_adjacency,
+    load_speeds,
     load_test_speeds,
     load_training_speeds,
     write_speeds,
@@ -66,30 +69,35 @@ class TrafficSpeed:
 
         Raises DataError naming file and field.
         """
-        return self._evaluate(bundle, variant, runner, load_test_speeds(data_dir), progress=progress)
+        return self._evaluate(bundle, variant, runner, data_dir, progress=progress)
 
     def evaluate_disturbed(
         self, bundle: Bundle, variant: Variant, runner: Runner, data_dir: Path, disturbance: Disturbance
     ) -> Evaluation:
         """The same from windows made worse; what is forecast stays what it was."""
-        return self._evaluate(bundle, variant, runner, load_test_speeds(data_dir), disturbance=disturbance)
+        return self._evaluate(bundle, variant, runner, data_dir, disturbance=disturbance)
 
     def _evaluate(
         self,
         bundle: Bundle,
         variant: Variant,
         runner: Runner,
-        rows: SpeedRows,
+        data_dir: Path,
         *,
         progress: Progress = no_progress,
         disturbance: Disturbance | None = None,
     ) -> Evaluation:
+        record = load_speeds(data_dir)
+        first = first_test_row(record)
+        rows = record.span(first, len(record))
         shape = variant.inputs[0].shape
         if rows.speeds_mph.shape[1] != shape[-1]:
             raise DataError(f"{FOLDER}/{SPEED_FILE}: {rows.speeds_mph.shape[1]} sensors, the model is for {shape[-1]}")
         starts = _protocol_starts(rows, REPORTED_STEPS[0])
         if not len(_protocol_starts(rows, HORIZON)):
             raise DataError(f"{FOLDER}/{SPEED_FILE}: {len(rows)} test rows hold no window of 25 steps")
+        judged = first + np.repeat(_protocol_starts(rows, HORIZON) + WINDOW, shape[-1])
+        slices = join_slices(_own_slices(rows), data_dir / FOLDER / SPEED_FILE, len(record), judged)
         preprocess, postprocess = self.preprocessor(bundle.manifest), self.postprocessor(bundle)
         forecasts = forecast_windows(
             starts,
@@ -99,7 +107,7 @@ class TrafficSpeed:
             progress,
             every=_PROGRESS_ROWS,
         )
-        return Evaluation(pooled_errors(rows, forecasts), len(starts), **_judged(rows, forecasts))
+        return Evaluation(pooled_errors(rows, forecasts), len(starts), slices=slices, **_judged(rows, forecasts))
 
     def row_keys(self, data_dir: Path, part: Part | Literal["test"]) -> frozenset[bytes]:
         """The absolute steps: what all sensors tell at one moment is one row."""
@@ -143,18 +151,22 @@ def _judged(rows: SpeedRows, forecasts: FloatArray) -> dict[str, Any]:
     starts = _protocol_starts(rows, HORIZON)
     ahead = starts[:, np.newaxis] + WINDOW + np.arange(HORIZON)
     error = forecasts[: len(starts)] - rows.speeds_mph[ahead].transpose(0, 2, 1)
-    sensors = error.shape[1]
-    last_mph = rows.speeds_mph[starts + WINDOW - 1].reshape(-1)
     return {
         "losses": np.mean(error.astype(np.float32) ** 2, axis=2).reshape(-1),
         "root": True,
-        "clusters": np.repeat(starts // CLUSTER_STEPS, sensors),
-        "slices": {
-            "speed": np.select(
-                [last_mph < 20, last_mph < 40, last_mph < 60],
-                ["below 20 mph", "20 to 40 mph", "40 to 60 mph"],
-                "60 mph and more",
-            ),
-            "time": np.repeat(time_labels(rows.steps[starts + WINDOW]), sensors),
-        },
+        "clusters": np.repeat(starts // CLUSTER_STEPS, error.shape[1]),
+    }
+
+
+def _own_slices(rows: SpeedRows) -> Slices:
+    """Of each window at each sensor: its last speed, and when its hour begins."""
+    starts = _protocol_starts(rows, HORIZON)
+    last_mph = rows.speeds_mph[starts + WINDOW - 1].reshape(-1)
+    return {
+        "speed": np.select(
+            [last_mph < 20, last_mph < 40, last_mph < 60],
+            ["below 20 mph", "20 to 40 mph", "40 to 60 mph"],
+            "60 mph and more",
+        ),
+        "time": np.repeat(time_labels(rows.steps[starts + WINDOW]), rows.speeds_mph.shape[1]),
     }
