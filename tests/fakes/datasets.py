@@ -1,6 +1,6 @@
 """Snapshots and labels over a database, with what else they read passed in."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,8 +23,9 @@ def make_datasets(
     incumbent: Callable[[str], Bundle],
     *,
     quarantined: Collection[str] = (),
+    hardware: Callable[[], Mapping[str, str]] = dict,
 ) -> Datasets:
     """As app/ builds them."""
     captures, labels = Captures(database, blob_path, read_stream), Labels(database)
     labelling = Labelling(labels, captures, lambda _: SIGN_LABELS, lambda: quarantined)
-    return Datasets(snapshots, read_stream, captures, labels, labelling, incumbent, lambda: quarantined)
+    return Datasets(snapshots, read_stream, captures, labels, labelling, incumbent, lambda: quarantined, hardware)

@@ -22,6 +22,7 @@ from roadloop_cloud.labels.service import Labels
 from roadloop_cloud.labels.words import ClassValue, Word
 from roadloop_cloud.store.database import now_utc
 from roadloop_cloud.store.ingest_tables import Capture
+from roadloop_cloud.training.evaluate import evaluate_bundle
 from roadloop_models.bundle import Bundle, Preprocess
 from roadloop_models.contract.streams import SPEEDS_PER_SAMPLE
 from roadloop_models.errors import BadInputError, ConfigError, DataError, NotFoundError
@@ -124,6 +125,7 @@ class Garage:
     def __init__(self, root: Path, quarantined: tuple[str, ...] = ()) -> None:
         self.root = root
         self.decided: dict[int, tuple[int, float]] = {}
+        self.hardware = {"a": "board-a", "b": "board-b"}
         self.database = fresh_database(root, "a", "b")
         self.images: dict[str, npt.NDArray[np.uint8]] = {}
         self.datasets = make_datasets(
@@ -133,6 +135,7 @@ class Garage:
             self.blob,
             lambda _: tiny_bundle(root / "tiny"),
             quarantined=quarantined,
+            hardware=lambda: self.hardware,
         )
         self.said = Labels(self.database)
 
@@ -355,6 +358,29 @@ def test_the_same_picture_in_two_files_never_lies_on_both_sides(garage: Garage) 
     assert len(tested) == len(by_split["test"]) and len(trained) == 40 - len(tested)
     pictures = {image.tobytes() for image in trained.images}
     assert not any(image.tobytes() in pictures for image in tested.images)
+
+
+def test_test_rows_say_the_hardware_of_the_vehicle_that_sent_them(garage: Garage) -> None:
+    for seed in range(60):
+        garage.say(garage.capture("ab"[seed % 2], seed), "stop", track=f"track {seed}")
+    snapshot = garage.datasets.build(Selection("traffic-sign", with_test=True))
+    assert snapshot.test_directory is not None
+    tested = [row for row in snapshot.origins() if row.split == "test"]
+    (found,) = evaluate_bundle(tiny_bundle(garage.root / "judged"), snapshot.test_directory).values()
+    assert found.slices["hardware"].tolist() == [garage.hardware[row.vehicle] for row in tested]
+    assert {row.vehicle for row in tested} == {"a", "b"}
+    assert garage.datasets.build(Selection("traffic-sign", with_test=True)).sha256 == snapshot.sha256
+    assert not list(garage.datasets.build(Selection("traffic-sign")).directory.rglob("*.slices.csv"))
+
+
+def test_whatever_a_vehicle_says_of_its_hardware_can_be_judged_by(garage: Garage) -> None:
+    for seed in range(60):
+        garage.say(garage.capture("ab"[seed % 2], seed), "stop", track=f"track {seed}")
+    garage.hardware = {"a": 'board\n",\x00'}
+    snapshot = garage.datasets.build(Selection("traffic-sign", with_test=True))
+    assert snapshot.test_directory is not None
+    (found,) = evaluate_bundle(tiny_bundle(garage.root / "judged"), snapshot.test_directory).values()
+    assert set(found.slices["hardware"].tolist()) == {'board?",?', "unknown"}
 
 
 def test_bad_rows_are_named(garage: Garage) -> None:

@@ -125,4 +125,5 @@ class DataParts(RegistryParts):
             self.labelling,
             incumbent,
             self.quarantined,
+            self.drift.hardware,
         )

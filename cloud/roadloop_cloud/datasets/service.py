@@ -1,6 +1,6 @@
 """Builds snapshots from the telemetry and the captured items of a workspace."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,9 +89,10 @@ class Datasets:
         labelling: Labelling,
         incumbent: Callable[[str], Bundle],
         quarantined: Callable[[], Collection[str]],
+        hardware: Callable[[], Mapping[str, str]],
     ) -> None:
         """`incumbent`: the bundle that the fleet runs for a task; it says which sensors there are. `quarantined`:
-        vehicles whose rows are left out."""
+        vehicles whose rows are left out. `hardware`: vehicle -> what it last reported to be."""
         self._snapshots = snapshots
         self._read_stream = read_stream
         self._captures = captures
@@ -99,6 +100,7 @@ class Datasets:
         self._labelling = labelling
         self._incumbent = incumbent
         self._quarantined = quarantined
+        self._hardware = hardware
         self._recipes = {
             "traffic-sign": _Recipe(("track", "drive", "vehicle", "time"), self._signs, labelled=True),
             "traffic-speed": _Recipe(("time",), self._speeds, validation=0.25),
@@ -205,6 +207,7 @@ class Datasets:
             self._captures.decisions(labelled),
             set(self._quarantined()),
             _held_out_signs(selection.held_out),
+            self._hardware(),
         )
         return signs.assemble(captured, known, splitting.by, splitting.shares, staging)
 

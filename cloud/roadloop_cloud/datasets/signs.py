@@ -21,6 +21,7 @@ from roadloop_cloud.datasets.splits import Placed, Shares, SplitBy, by_name, by_
 from roadloop_cloud.labels.words import ClassValue, Verdict
 from roadloop_models.errors import DataError
 from roadloop_models.preprocess import ImageArray, ImageStandardize
+from roadloop_models.tasks.row_slices import write_slices
 from roadloop_models.tasks.sign_classes import SIGN_LABELS
 from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE
 
@@ -38,6 +39,8 @@ class Known:
     quarantined: Collection[str]
     is_held_out: Callable[[ImageArray], bool]
     """Asked of each picture (uint8 RGB [32, 32, 3])."""
+    hardware: Mapping[str, str]
+    """Vehicle -> the hardware that it says it is."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def assemble(captured: Sequence[Captured], known: Known, split_by: SplitBy, shar
         raise DataError(f"all {len(rows)} images are in one group, which is tested on; split by track, or without test")
     _write(target / FOLDER / TRAIN_FILE, kept)
     if tested:
-        _write(target / TEST_FOLDER / FOLDER / TEST_FILE, tested)
+        path = target / TEST_FOLDER / FOLDER / TEST_FILE
+        _write(path, tested)
+        write_slices(path, {"hardware": [known.hardware.get(row.item.vehicle, "") for row in tested]})
     return Content(
         rows=len(kept),
         sources=dict(sorted(Counter(row.item.vehicle for row in kept).items())),
