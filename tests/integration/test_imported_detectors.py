@@ -23,6 +23,21 @@ def data() -> Path:
     return Path(folder)
 
 
+def test_what_an_import_rewrites_answers_the_same_to_the_last_bit(tmp_path: Path, data: Path) -> None:
+    asked = ["--onnx", str(data / "models" / "FastestDet.onnx"), "--labels", str(data / "models" / "coco.names")]
+    golden: dict[tuple[str, ...], bytes] = {}
+    for options in ((), ("--verbatim",)):
+        bundle = tmp_path / f"bundle{len(golden)}"
+        given = [*asked, "--task", "object-detection", "--version", "theirs-1", "--output", str(bundle), *options]
+        with contextlib.chdir(tmp_path):
+            done = CliRunner().invoke(cloud, ["models", "import", *given, "--json"])
+        assert done.exit_code == 0, done.output
+        changes = tuple(json.loads(done.stdout)["changes"])
+        assert bool(changes) != bool(options)
+        golden[options] = (bundle / "golden.npz").read_bytes()
+    assert golden[()] == golden["--verbatim",]
+
+
 @pytest.mark.parametrize(
     ("file", "family", "cars"),
     # SOURCE.md beside the files says 66 and 43 cars in 15 frames; its thresholds it does not say. Ours find 66 and 44.

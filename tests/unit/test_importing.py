@@ -15,6 +15,7 @@ from roadloop_cloud.cli import main
 from roadloop_cloud.importing.choices import Choices
 from roadloop_cloud.importing.layouts import Hints
 from roadloop_cloud.importing.make import Imported, import_model
+from roadloop_cloud.importing.quicken import SOFTMAX_NOTE
 from roadloop_cloud.importing.request import ImportRequest
 from roadloop_models.bundle import Bundle, Postprocess
 from roadloop_models.bundle.golden import check_golden
@@ -132,7 +133,24 @@ def test_open_dimensions_are_fixed_where_the_size_is_said(tmp_path: Path) -> Non
     (variant,) = result.bundle.manifest.variants
     assert variant.inputs[0].shape == (1, 3, 64, 64) and variant.outputs[0].shape == (1, 7, 4, 4)
     assert "Open dimensions of the file were fixed" in result.bundle.path("MODEL_CARD.md").read_text()
+    (tmp_path / "again").mkdir()
+    with pytest.raises(ConfigError, match=r"--verbatim: .*open dimensions have to be fixed"):
+        import_model(request(file, size=(64, 64), verbatim=True), tmp_path / "again" / "bundle", lambda text: None)
     assert map50(result.bundle, tmp_path / "data") == {"onnx-fp32": 1.0}
+
+
+def test_what_the_runtime_is_slow_at_is_rewritten_unless_the_file_is_wanted_as_it_is(tmp_path: Path) -> None:
+    file = fastestdet_file(tmp_path / "theirs.onnx")
+    quick = imported(file)
+    (tmp_path / "again").mkdir()
+    same = import_model(request(file, verbatim=True), tmp_path / "again" / "bundle", lambda text: None)
+    assert (quick.changes, same.changes) == ((SOFTMAX_NOTE,), ())
+    assert SOFTMAX_NOTE in quick.bundle.path("MODEL_CARD.md").read_text()
+    assert "--verbatim" in (same.bundle.manifest.lineage.command or "")
+    stored, source = (result.bundle.path("model.fp32.onnx").read_bytes() for result in (quick, same))
+    assert source == file.read_bytes() != stored
+    found, expected = (result.bundle.path("golden.npz").read_bytes() for result in (quick, same))
+    assert found == expected  # the same answers to the last bit
 
 
 @pytest.mark.parametrize(
@@ -199,7 +217,7 @@ def test_labels_of_a_task_with_fixed_classes_are_those(tmp_path: Path) -> None:
 
 def test_the_card_says_where_a_file_comes_from_or_that_nobody_knows(tmp_path: Path) -> None:
     file = fastestdet_file(tmp_path / "theirs.onnx")
-    result = imported(file)
+    result = imported(file, verbatim=True)
     card = result.bundle.path("MODEL_CARD.md").read_text()
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
     assert result.bundle.path("model.fp32.onnx").read_bytes() == file.read_bytes()

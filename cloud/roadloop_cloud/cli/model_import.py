@@ -59,6 +59,9 @@ def _channels(_context: click.Context, _parameter: click.Parameter, value: str |
 )
 @click.option("--pad", type=click.IntRange(0, 255), help="Grey of the padding.")
 @click.option("--size", metavar="HEIGHTxWIDTH", callback=_size, help="Its input size, where the file leaves it open.")
+@click.option(
+    "--verbatim", is_flag=True, default=None, help="Take the file byte for byte; else what is slow is rewritten."
+)
 @click.option("--decoder", help="What its outputs are, where that is not recognised.")
 @click.option("--boxes", "unit", type=click.Choice(["pixels", "normalized"]), help="What its boxes are measured in.")
 @click.option("--scores", metavar="NAME", help="The output with the scores, of four.")
@@ -129,6 +132,7 @@ def _request(onnx: Path | None, tflite: Path | None, asked: dict[str, Any]) -> "
         version=asked["version"],
         labels=asked["labels"],
         size=asked["size"],
+        verbatim=bool(asked["verbatim"]),
         choices=Choices(**{name: asked[name] for name in choices}),
         hints=Hints(asked["decoder"], asked["unit"], asked["scores"]),
         calibrate=asked["calibrate"],
@@ -176,11 +180,13 @@ def _show(output: Output, imported: "Imported", notes: list[str], directory: Pat
             "bundle": directory,
             "registered": registered,
             "settings": [vars(setting) for setting in imported.settings],
+            "changes": list(imported.changes),
             "variants": variants,
             "agreement": None if agreement is None else vars(agreement),
         },
         table(("setting", "value", "from"), rows, title=f"{manifest.task} {manifest.version}"),
         details({key: f"{size:,} B" for key, size in variants.items()}),
+        *imported.changes,
         *([] if agreement is None else [agreement_line(agreement)]),
         *notes,
     )

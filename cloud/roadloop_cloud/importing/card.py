@@ -17,8 +17,8 @@ class Origin:
     size_bytes: int
     source: str | None
     licence: str | None
-    pinned: bool
-    """Whether open dimensions were fixed, so that the file in the bundle is not byte for byte the source."""
+    changes: tuple[str, ...]
+    """Sentences on why the file in the bundle is not byte for byte the source; empty where it is."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def import_card(facts: CardFacts) -> str:
         f"Licence: {origin.licence or 'not said when it was imported: unknown. Find out before you ship it'}.",
         "Training data, figures and limits of the model are its authors' to tell; none were given.",
         "",
-        *(["Open dimensions of the file were fixed.", ""] if origin.pinned else []),
+        *([" ".join(origin.changes), ""] if origin.changes else []),
         "```",
         facts.command,
         "```",

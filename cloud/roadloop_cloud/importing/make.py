@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from roadloop_cloud.importing.labels import read_bounded, read_labels
 from roadloop_cloud.importing.layouts import Evidence, image_input, recognise_classifier, recognise_detector
 from roadloop_cloud.importing.pin import is_open, pin
 from roadloop_cloud.importing.quantize import quantize_file
+from roadloop_cloud.importing.quicken import SOFTMAX_NOTE, quicken
 from roadloop_cloud.importing.request import DETECTOR_TASKS, TASKS, ImportRequest
 from roadloop_cloud.training.tolerance import measure_tolerance
 from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Postprocess, Variant, write_bundle
@@ -44,6 +45,8 @@ class Imported:
 
     bundle: Bundle
     settings: tuple[Setting, ...]
+    changes: tuple[str, ...]
+    """Sentences on how the file in the bundle differs from the source."""
     agreement: Agreement | None
 
 
@@ -72,7 +75,7 @@ def import_model(request: ImportRequest, target: Path, step: Step) -> Imported:
     with tempfile.TemporaryDirectory(prefix=".import-", dir=target.parent) as scratch:
         imported = _import(request, Path(scratch), step)
         imported.bundle.directory.rename(target)
-    return Imported(Bundle.open(target), imported.settings, imported.agreement)
+    return replace(imported, bundle=Bundle.open(target))
 
 
 def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
@@ -80,8 +83,7 @@ def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
     labels = read_labels(request.labels, request.task)
     images = None if request.calibrate is None else read_calibration(request.calibrate)
     file = inspect_file(request.path, request.runtime)
-    if is_open(file):
-        file = pin(file, request.size, scratch / "pinned.onnx")
+    file, changes = _prepared(file, request, scratch)
     step("Recognising inputs and outputs")
     understood = _understand(file, labels, request)
     variants = [(file, file.variant())]
@@ -97,7 +99,7 @@ def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
     facts = CardFacts(
         f"{request.task} {request.version}",
         request.command,
-        _origin(request, pinned=file.path != request.path),
+        _origin(request, changes),
         understood.settings,
         [(variant, len(contents[variant.file])) for variant in draft.variants],
         agreement,
@@ -106,7 +108,23 @@ def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
     final = msgspec.structs.replace(draft, metrics=metrics)
     bundle = write_bundle(scratch / "bundle", final, contents | {CARD_FILE: import_card(facts).encode()})
     _prove(bundle)
-    return Imported(bundle, understood.settings, agreement)
+    return Imported(bundle, understood.settings, changes, agreement)
+
+
+def _prepared(file: ModelFile, request: ImportRequest, scratch: Path) -> tuple[ModelFile, tuple[str, ...]]:
+    """The file as vehicles are to run it, and what was changed, a sentence each."""
+    changes = []
+    if is_open(file):
+        if request.verbatim:
+            raise ConfigError(
+                f"--verbatim: {file.path}: {file}: open dimensions have to be fixed; export it with fixed ones"
+            )
+        file = pin(file, request.size, scratch / "pinned.onnx")
+        changes.append("Open dimensions of the file were fixed.")
+    if not request.verbatim and (quicker := quicken(file, scratch / "quick.onnx")) is not None:
+        file = quicker
+        changes.append(SOFTMAX_NOTE)
+    return file, tuple(changes)
 
 
 def _understand(file: ModelFile, labels: tuple[str, ...], request: ImportRequest) -> _Understood:
@@ -171,12 +189,14 @@ def _golden_spec(file: ModelFile, letterbox: ImageLetterbox) -> GoldenSpec:
     return GoldenSpec(seed=GOLDEN_SEED, count=count, low=(low,), high=(high,), file=GOLDEN_FILE)
 
 
-def _origin(request: ImportRequest, pinned: bool) -> Origin:
+def _origin(request: ImportRequest, changes: tuple[str, ...]) -> Origin:
     content = request.path.read_bytes()
     licence = request.licence_name
     if request.licence is not None:
         licence = f"{licence} (`{LICENCE_FILE}`)" if licence else f"`{LICENCE_FILE}`"
-    return Origin(request.path.name, hashlib.sha256(content).hexdigest(), len(content), request.source, licence, pinned)
+    return Origin(
+        request.path.name, hashlib.sha256(content).hexdigest(), len(content), request.source, licence, changes
+    )
 
 
 def _agreement(draft: Bundle, images: CalibrationImages) -> Agreement:

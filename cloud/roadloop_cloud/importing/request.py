@@ -26,6 +26,8 @@ class ImportRequest:
     labels: Path | None = None
     size: tuple[int, int] | None = None
     """Height and width, where the file leaves them open."""
+    verbatim: bool = False
+    """Whether the file goes into the bundle byte for byte, or else is refused."""
     choices: Choices = field(default_factory=Choices)
     hints: Hints = field(default_factory=Hints)
     calibrate: Path | None = None
@@ -44,6 +46,8 @@ class ImportRequest:
             words.append(f"--{'boxes' if name == 'unit' else name.replace('_', '-')} {text}")
         if self.size is not None:
             words.append(f"--size {self.size[0]}x{self.size[1]}")
+        if self.verbatim:
+            words.append("--verbatim")
         if self.calibrate is not None:
             words.append(f"--calibrate {self.calibrate.name}")
         return " ".join([*words, f"--version {self.version}"])
