@@ -1,8 +1,8 @@
 """From what a model answers to what the vehicle acts on."""
 
 import math
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +13,7 @@ _LEAST_SHARE = 1e-30
 """A probability of 0 has no logarithm."""
 
 
-@dataclass(frozen=True)
-class SignClass:
+class SignClass(msgspec.Struct, frozen=True, gc=False):
     """One classified sign."""
 
     class_id: int
