@@ -41,6 +41,7 @@ from tests.fakes.cloud import fresh_database
 from tests.fakes.datasets import make_datasets
 
 SENSORS = 23
+LABELS_HEADER = "sha256,label,track,weather"
 NO_SHARES = Shares(validation=0.0)
 Sample = tuple[str, int, int, list[float]]
 
@@ -371,6 +372,18 @@ def test_test_rows_say_the_hardware_of_the_vehicle_that_sent_them(garage: Garage
     assert {row.vehicle for row in tested} == {"a", "b"}
     assert garage.datasets.build(Selection("traffic-sign", with_test=True)).sha256 == snapshot.sha256
     assert not list(garage.datasets.build(Selection("traffic-sign")).directory.rglob("*.slices.csv"))
+
+
+def test_test_rows_say_the_weather_that_people_saw_in_them(garage: Garage) -> None:
+    ids = [garage.capture("a", seed) for seed in range(60)]
+    weather = dict(zip(ids, ("rainy", "clear", "") * 20, strict=True))
+    labels = garage.labels(*(f"{item},stop,{item},{seen}" for item, seen in weather.items()), header=LABELS_HEADER)
+    snapshot = garage.datasets.build(Selection("traffic-sign", with_test=True, labels=labels))
+    assert snapshot.test_directory is not None
+    (found,) = evaluate_bundle(tiny_bundle(garage.root / "judged"), snapshot.test_directory).values()
+    tested = [row.key for row in snapshot.origins() if row.split == "test"]
+    assert found.slices["weather"].tolist() == [weather[key] or "unknown" for key in tested]
+    assert set(found.slices["weather"].tolist()) == {"rainy", "clear", "unknown"}
 
 
 def test_whatever_a_vehicle_says_of_its_hardware_can_be_judged_by(garage: Garage) -> None:

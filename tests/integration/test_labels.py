@@ -190,6 +190,9 @@ def test_answers_are_kept_once_and_strangers_are_named(office: Office) -> None:
     assert office.labelling.hear(SIGN, get_format("csv"), path, "anna").new == 0
     (kept,) = office.labels.words(SIGN)
     assert (kept.value, kept.origin, kept.by) == (ClassValue("stop", "t1"), "person", "anna")
+    path.write_text(f"sha256,label,weather\n{item},stop,hail\n")
+    with pytest.raises(DataError, match=r"labels\.csv: line 2: weather 'hail' is none of clear, "):
+        office.labelling.hear(SIGN, get_format("csv"), path, "anna")
     path.write_text(f"sha256,label\n{item},stopp\n")
     with pytest.raises(DataError, match=r"labels\.csv: line 2: label 'stopp'"):
         office.labelling.hear(SIGN, get_format("csv"), path, "anna")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from roadloop_cloud.labels.exchange import FORMATS, Asked, Kind, Sheet, get_format
 from roadloop_cloud.labels.exchange.base import image_name
-from roadloop_cloud.labels.words import ORIGINS, Box, BoxesValue, ClassValue, Word, judge
+from roadloop_cloud.labels.words import ORIGINS, WEATHERS, Box, BoxesValue, ClassValue, Word, judge
 from roadloop_models.errors import ConfigError, DataError, NotFoundError
 
 CLASSES = ("stop", 'a "quoted" & odd <class>', "Zürich")
@@ -67,7 +67,7 @@ def asked(values: Sequence[ClassValue | BoxesValue | None]) -> list[Asked]:
 
 
 _TRACKS = st.none() | st.text("abc 123/ü&<>\"'", min_size=1, max_size=8).map(str.strip).filter(bool)
-_CLASS_VALUES = st.builds(ClassValue, st.sampled_from(CLASSES), _TRACKS)
+_CLASS_VALUES = st.builds(ClassValue, st.sampled_from(CLASSES), _TRACKS, st.none() | st.sampled_from(WEATHERS))
 _HUNDREDTHS = st.integers(0, 20_000).map(lambda number: number / 100)
 _BOXES = st.builds(
     Box, st.sampled_from(CLASSES), _HUNDREDTHS, _HUNDREDTHS, *[st.integers(1, 20_000).map(lambda n: n / 100)] * 2
@@ -91,7 +91,7 @@ def answers(form: str, kind: Kind, folder: Path, values: Sequence[ClassValue | B
 
 @pytest.mark.parametrize("form", ["cvat", "label-studio"])
 @given(values=st.lists(st.none() | _CLASS_VALUES, min_size=1, max_size=4))
-def test_classes_and_tracks_survive_the_way_out_and_back(
+def test_classes_tracks_and_weather_survive_the_way_out_and_back(
     form: str, values: list[ClassValue | None], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("classes") / "export"
@@ -123,13 +123,13 @@ def test_a_csv_waits_for_a_person_and_comes_back(tmp_path: Path) -> None:
     with file.open(newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
     assert rows[0]["suggestion"] == "stop"
-    rows[0] |= {"label": "Zürich", "track": "t1", "by": "anna"}
+    rows[0] |= {"label": "Zürich", "track": "t1", "weather": "foggy", "by": "anna"}
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     (heard,) = FORMATS["csv"].read(file, "class")
-    assert (heard.item, heard.value, heard.by) == ("0" * 64, ClassValue("Zürich", "t1"), "anna")
+    assert (heard.item, heard.value, heard.by) == ("0" * 64, ClassValue("Zürich", "t1", "foggy"), "anna")
     with pytest.raises(ConfigError, match="boxes"):
         FORMATS["csv"].write(tmp_path, Sheet("object-detection", "boxes", CLASSES, []))
 
@@ -143,6 +143,9 @@ def test_cvat_is_told_the_most_doubtful_first_and_its_labels(tmp_path: Path) -> 
     assert [image.get("id") for image in root.findall("image")] == ["0", "1"]
     labels = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
     assert [(label["name"], label["type"]) for label in labels] == [(name, "tag") for name in CLASSES]
+    choices = labels[0]["attributes"][1]
+    assert (choices["name"], choices["input_type"]) == ("weather", "select")
+    assert choices["values"] == ["unknown", *WEATHERS] and choices["default_value"] == "unknown"
 
 
 def test_the_zip_that_cvat_exports_is_read(tmp_path: Path) -> None:
@@ -235,6 +238,7 @@ _RECTANGLE = {"type": "rectanglelabels", "original_width": 100, "original_height
     ("result", "kind", "message"),
     [
         ([choice("a", "b")], "class", "task 5: 2 choices"),
+        ([choice("a"), choice("rainy", "foggy") | {"from_name": "weather"}], "class", "task 5: 2 choices"),
         (
             [_RECTANGLE | {"value": {"rectanglelabels": ["a"], "x": 1, "y": 1, "width": 0, "height": 1}}],
             "boxes",

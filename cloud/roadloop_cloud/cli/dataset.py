@@ -35,7 +35,7 @@ command.add_command(dataset_import.command)
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="CSV with sha256,label of captured images, and perhaps track.",
+    help="CSV with sha256,label of captured images, and perhaps track and weather.",
 )
 @click.option(
     "--held-out",

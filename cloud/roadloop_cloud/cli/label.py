@@ -175,7 +175,8 @@ def _said(value: Any) -> str:
     from roadloop_cloud.labels.words import BoxesValue, ClassValue
 
     if isinstance(value, ClassValue):
-        return value.name if value.track is None else f"{value.name} ({value.track})"
+        told = ", ".join(word for word in (value.track, value.weather) if word is not None)
+        return f"{value.name} ({told})" if told else value.name
     if isinstance(value, BoxesValue):
         return ", ".join(box.name for box in value.boxes)
     return ", ".join(f"{name} {amount:g}" for name, amount in value.values.items())

@@ -51,6 +51,8 @@ class _Row:
     """Hash of the decoded 32x32 picture: two files may show the very same."""
     name: str
     track: str
+    weather: str
+    """Empty where nobody says."""
     verdict: Verdict
 
     @property
@@ -89,7 +91,7 @@ def assemble(captured: Sequence[Captured], known: Known, split_by: SplitBy, shar
     if tested:
         path = target / TEST_FOLDER / FOLDER / TEST_FILE
         _write(path, tested)
-        write_slices(path, {"hardware": [known.hardware.get(row.item.vehicle, "") for row in tested]})
+        write_slices(path, _slices(tested, known.hardware))
     return Content(
         rows=len(kept),
         sources=dict(sorted(Counter(row.item.vehicle for row in kept).items())),
@@ -137,7 +139,7 @@ def _choose(
                 near = item.drive if split_by in {"drive", "time"} else item.vehicle
                 track = value.track or f"{near}/{value.name}"
                 picture = hashlib.sha256(image.tobytes()).hexdigest()
-                rows.append(_Row(item, content, picture, value.name, track, verdict))
+                rows.append(_Row(item, content, picture, value.name, track, value.weather or "", verdict))
     return rows, blank
 
 
@@ -178,6 +180,13 @@ def _origin(row: _Row, place: Placed) -> RowOrigin:
     return RowOrigin(
         row.key, place.split, place.group, row.item.vehicle, row.item.drive, row.name, word.origin, word.by
     )
+
+
+def _slices(rows: Sequence[_Row], hardware: Mapping[str, str]) -> dict[str, list[str]]:
+    """What is known of test rows beside the pictures; of the weather only where somebody looked."""
+    slices = {"hardware": [hardware.get(row.item.vehicle, "") for row in rows]}
+    weather = [row.weather for row in rows]
+    return slices | ({"weather": weather} if any(weather) else {})
 
 
 def _write(path: Path, rows: Sequence[_Row]) -> None:

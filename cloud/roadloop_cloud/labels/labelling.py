@@ -16,7 +16,7 @@ from roadloop_cloud.captures import (
 from roadloop_cloud.labels.exchange import Asked, Format, Heard, Kind, Sheet
 from roadloop_cloud.labels.exchange.base import IMAGES, image_name
 from roadloop_cloud.labels.service import Labels
-from roadloop_cloud.labels.words import BoxesValue, ClassValue, Word
+from roadloop_cloud.labels.words import WEATHERS, BoxesValue, ClassValue, Word
 from roadloop_models.errors import ConflictError, DataError, NotFoundError
 
 KINDS: dict[str, Kind] = {"traffic-sign": "class", "object-detection": "boxes"}
@@ -150,10 +150,18 @@ def class_named(name: str, classes: Sequence[str], where: str) -> str:
     raise DataError(f"{where}: label {name!r} is none of the {len(classes)} classes ({shown}, …), by name or number")
 
 
+def _weather(name: str | None, where: str) -> str | None:
+    if name is None or name in WEATHERS:
+        return name
+    raise DataError(f"{where}: weather {name!r} is none of {', '.join(WEATHERS)}; leave it empty where nobody knows")
+
+
 def _word(task: str, heard: Heard, by: str, classes: Sequence[str]) -> Word:
     value = heard.value
     if isinstance(value, ClassValue):
-        value = ClassValue(class_named(value.name, classes, heard.where), value.track)
+        value = ClassValue(
+            class_named(value.name, classes, heard.where), value.track, _weather(value.weather, heard.where)
+        )
     else:
         for box in value.boxes:
             if box.name not in classes:

@@ -14,13 +14,16 @@ Origin = Literal["person", "outcome", "gnss", "teacher"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 TEACHER_ABOVE = 0.9
 """A teacher's label is trained on where it is surer than this."""
+WEATHERS = ("clear", "partly cloudy", "overcast", "rainy", "snowy", "foggy")
+"""As BDD100K calls them."""
 
 
 class ClassValue(msgspec.Struct, frozen=True, tag="class"):
-    """The class of a whole item, and perhaps the physical thing that several items show."""
+    """The class of a whole item, and perhaps the physical thing that several items show, and in which weather."""
 
     name: str
     track: str | None = None
+    weather: str | None = None
 
 
 class Box(msgspec.Struct, frozen=True):

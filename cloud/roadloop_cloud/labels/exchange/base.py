@@ -15,6 +15,8 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 IMAGES = "images"
 TRACK = "track"
 """What the formats call the physical thing that several items show."""
+WEATHER, NO_WEATHER = "weather", "unknown"
+"""What the formats call the weather that an item shows, and what stands there where nobody has looked."""
 
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
@@ -71,6 +73,12 @@ class Format(Protocol):
 def image_name(place: int, item: str, suffix: str) -> str:
     """The name of an image: sorted by it, tools show the most doubtful first, and the item is known from it."""
     return f"{place:05}-{item}{suffix}"
+
+
+def weather_of(text: str | None) -> str | None:
+    """The weather that a file tells; nothing where nobody has looked."""
+    told = (text or "").strip()
+    return None if told in {"", NO_WEATHER} else told
 
 
 def item_of(name: str, where: str) -> str:

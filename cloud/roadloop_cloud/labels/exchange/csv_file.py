@@ -1,15 +1,16 @@
-"""A CSV with `sha256,label` and perhaps `track` and `by`: for spreadsheets and scripts. Classes only."""
+"""A CSV with `sha256,label` and perhaps `track`, `weather` and `by`: for spreadsheets and scripts. Classes only."""
 
 import csv
 import io
 from pathlib import Path
 
-from roadloop_cloud.labels.exchange.base import Heard, Kind, Sheet, read_bytes
+from roadloop_cloud.labels.exchange.base import Heard, Kind, Sheet, read_bytes, weather_of
 from roadloop_cloud.labels.words import ClassValue
 from roadloop_models.errors import ConfigError, DataError
 
 FILE = "labels.csv"
-_HEADER = ("sha256", "label", "track", "by", "image", "vehicle", "decision", "suggestion", "confidence", "disagreement")
+_ANSWERED = ("sha256", "label", "track", "weather", "by")
+_HEADER = (*_ANSWERED, "image", "vehicle", "decision", "suggestion", "confidence", "disagreement")
 
 
 class CsvFormat:
@@ -26,7 +27,7 @@ class CsvFormat:
             for asked in sheet.asked:
                 suggested = asked.suggestion.name if isinstance(asked.suggestion, ClassValue) else None
                 told = (asked.vehicle, asked.decision, suggested, asked.confidence, asked.disagreement)
-                writer.writerow((asked.item, "", "", "", asked.image, *told))
+                writer.writerow((asked.item, "", "", "", "", asked.image, *told))
         return path
 
     def read(self, path: Path, kind: Kind) -> list[Heard]:
@@ -39,16 +40,16 @@ class CsvFormat:
             raise DataError(f"{path}: {error}") from error
         reader = csv.DictReader(io.StringIO(text))
         if not {"sha256", "label"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}: columns {reader.fieldnames}, expected sha256,label and perhaps track")
+            raise DataError(f"{path}: columns {reader.fieldnames}, expected sha256,label and perhaps track,weather")
         heard: dict[tuple[str, str | None], Heard] = {}
         for line in reader:
             where = f"{path}: line {reader.line_num}"
-            item, label, track, by = ((line.get(name) or "").strip() for name in ("sha256", "label", "track", "by"))
+            item, label, track, weather, by = ((line.get(name) or "").strip() for name in _ANSWERED)
             if len(item) != 64 or not set(item) <= set("0123456789abcdef"):
                 raise DataError(f"{where}: field 'sha256' is {item!r}")
             if not label:
                 continue
-            found = Heard(item, ClassValue(label, track or None), by or None, where)
+            found = Heard(item, ClassValue(label, track or None, weather_of(weather)), by or None, where)
             if heard.setdefault((item, found.by), found).value != found.value:
                 raise DataError(f"{where}: {item[:12]}… has another label above")
         return list(heard.values())

@@ -1,7 +1,7 @@
 """CVAT's own format, "CVAT for images 1.1": annotations.xml, as a file or in the zip that CVAT exports.
 
 An image's class is a `tag`, boxes are `box` elements with pixels of the image (xtl, ytl, xbr, ybr); the track is a
-text attribute. See docs.cvat.ai, "XML annotation format".
+text attribute, the weather one to select. See docs.cvat.ai, "XML annotation format".
 """
 
 import io
@@ -14,19 +14,27 @@ from xml.etree import ElementTree as XmlTree
 from roadloop_cloud.labels.exchange.base import (
     IMAGES,
     MAX_FILE_BYTES,
+    NO_WEATHER,
     TRACK,
+    WEATHER,
     Asked,
     Heard,
     Kind,
     Sheet,
     item_of,
     read_bytes,
+    weather_of,
 )
-from roadloop_cloud.labels.words import Box, BoxesValue, ClassValue
+from roadloop_cloud.labels.words import WEATHERS, Box, BoxesValue, ClassValue
 from roadloop_models.errors import DataError
 
 FILE, LABELS_FILE = "annotations.xml", "labels.json"
 VERSION = "1.1"
+_ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (TRACK, "text", ("",)),
+    (WEATHER, "select", (NO_WEATHER, *WEATHERS)),
+)
+"""Name, how it is asked, and the values that there are, the first of which is there where nobody says another."""
 
 
 class CvatFormat:
@@ -73,23 +81,29 @@ def _add_meta(root: XmlTree.Element, sheet: Sheet) -> None:
         XmlTree.SubElement(label, "name").text = name
         XmlTree.SubElement(label, "type").text = _shape(sheet.kind)
         attributes = XmlTree.SubElement(label, "attributes")
-        if sheet.kind == "class":
+        for asked, input_type, values in _attributes(sheet.kind):
             attribute = XmlTree.SubElement(attributes, "attribute")
             told = (
-                ("name", TRACK),
+                ("name", asked),
                 ("mutable", "False"),
-                ("input_type", "text"),
-                ("default_value", ""),
-                ("values", ""),
+                ("input_type", input_type),
+                ("default_value", values[0]),
+                ("values", "\n".join(values)),
             )
             for key, text in told:
                 XmlTree.SubElement(attribute, key).text = text
 
 
 def _label_constructor(sheet: Sheet) -> list[dict[str, object]]:
-    track = {"name": TRACK, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
-    attributes = [track] if sheet.kind == "class" else []
+    attributes = [
+        {"name": asked, "mutable": False, "input_type": input_type, "default_value": values[0], "values": list(values)}
+        for asked, input_type, values in _attributes(sheet.kind)
+    ]
     return [{"name": name, "type": _shape(sheet.kind), "attributes": attributes} for name in sheet.classes]
+
+
+def _attributes(kind: Kind) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return _ATTRIBUTES if kind == "class" else ()
 
 
 def _shape(kind: Kind) -> str:
@@ -102,6 +116,7 @@ def _add_image(root: XmlTree.Element, number: int, asked: Asked) -> None:
     if isinstance(asked.suggestion, ClassValue):
         tag = XmlTree.SubElement(image, "tag", {"label": asked.suggestion.name, "source": "auto"})
         XmlTree.SubElement(tag, "attribute", {"name": TRACK}).text = asked.suggestion.track or ""
+        XmlTree.SubElement(tag, "attribute", {"name": WEATHER}).text = asked.suggestion.weather or NO_WEATHER
     elif asked.suggestion is not None:
         for box in asked.suggestion.boxes:
             corners = {"xtl": box.left, "ytl": box.top, "xbr": box.left + box.width, "ybr": box.top + box.height}
@@ -137,8 +152,8 @@ def _tagged(image: XmlTree.Element, where: str) -> ClassValue | None:
         return None
     if len(tags) > 1:
         raise DataError(f"{where}: has {len(tags)} tags; one is expected")
-    track = next((item.text for item in tags[0].findall("attribute") if item.get("name") == TRACK), None)
-    return ClassValue(_field(tags[0], "label", where), (track or "").strip() or None)
+    told = {item.get("name"): (item.text or "").strip() for item in tags[0].findall("attribute")}
+    return ClassValue(_field(tags[0], "label", where), told.get(TRACK) or None, weather_of(told.get(WEATHER)))
 
 
 def _boxed(image: XmlTree.Element, where: str) -> BoxesValue | None:

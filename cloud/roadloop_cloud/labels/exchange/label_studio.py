@@ -1,7 +1,7 @@
 """Label Studio's JSON: tasks with predictions go out, tasks with annotations come in.
 
-An image's class is a result of type `choices`, boxes are `rectanglelabels` in percent of the image's size, the track is
-a `textarea`. See labelstud.io/guide/task_format and /guide/predictions.
+An image's class is a result of type `choices`, its weather another one; boxes are `rectanglelabels` in percent of the
+image's size, the track is a `textarea`. See labelstud.io/guide/task_format and /guide/predictions.
 """
 
 import math
@@ -11,8 +11,19 @@ from xml.sax.saxutils import quoteattr
 
 import msgspec
 
-from roadloop_cloud.labels.exchange.base import IMAGES, TRACK, Asked, Heard, Kind, Sheet, item_of, read_bytes
-from roadloop_cloud.labels.words import Box, BoxesValue, ClassValue
+from roadloop_cloud.labels.exchange.base import (
+    IMAGES,
+    TRACK,
+    WEATHER,
+    Asked,
+    Heard,
+    Kind,
+    Sheet,
+    item_of,
+    read_bytes,
+    weather_of,
+)
+from roadloop_cloud.labels.words import WEATHERS, Box, BoxesValue, ClassValue
 from roadloop_models.errors import DataError
 from roadloop_models.typed import from_json
 
@@ -90,6 +101,9 @@ def _results(value: ClassValue | BoxesValue, asked: Asked) -> list[dict[str, Any
     common = {"from_name": _LABEL, "to_name": _IMAGE}
     if isinstance(value, ClassValue):
         found = [{"id": "label", **common, "type": "choices", "value": {"choices": [value.name]}}]
+        if value.weather is not None:
+            weather = {"type": "choices", "value": {"choices": [value.weather]}}
+            found.append({"id": WEATHER, "from_name": WEATHER, "to_name": _IMAGE, **weather})
         if value.track is not None:
             track = {"from_name": TRACK, "to_name": _IMAGE, "type": "textarea", "value": {"text": [value.track]}}
             found.append({"id": TRACK, **track})
@@ -122,6 +136,9 @@ def _interface(sheet: Sheet) -> str:
     lines += [f"    <{entry} value={quoteattr(name)}/>" for name in sheet.classes]
     lines.append(f"  </{tag}>")
     if classes:
+        lines.append(f'  <Choices name="{WEATHER}" toName="{_IMAGE}" choice="single" showInLine="true">')
+        lines += [f"    <Choice value={quoteattr(name)}/>" for name in WEATHERS]
+        lines.append("  </Choices>")
         lines.append(f'  <TextArea name="{TRACK}" toName="{_IMAGE}" rows="1" maxSubmissions="1"/>')
     return "\n".join(["<View>", *lines, "</View>", ""])
 
@@ -144,13 +161,16 @@ def _value(annotation: _Annotation, kind: Kind, where: str) -> ClassValue | Boxe
     if kind == "boxes":
         boxes = [_box(result, where) for result in annotation.result if result.type == "rectanglelabels"]
         return BoxesValue(tuple(boxes)) if boxes else None
-    chosen = [name for result in annotation.result if result.type == "choices" for name in _texts(result, "choices")]
+    choices = [result for result in annotation.result if result.type == "choices"]
+    chosen = [name for result in choices if result.from_name != WEATHER for name in _texts(result, "choices")]
+    weathers = [name for result in choices if result.from_name == WEATHER for name in _texts(result, "choices")]
     if not chosen:
         return None
-    if len(chosen) > 1:
-        raise DataError(f"{where}: {len(chosen)} choices; one is expected")
+    if len(chosen) > 1 or len(weathers) > 1:
+        raise DataError(f"{where}: {max(len(chosen), len(weathers))} choices; one is expected")
     tracks = [text for found in annotation.result if found.type == "textarea" for text in _texts(found, "text")]
-    return ClassValue(chosen[0], (tracks[0].strip() or None) if tracks else None)
+    track = (tracks[0].strip() or None) if tracks else None
+    return ClassValue(chosen[0], track, weather_of(weathers[0]) if weathers else None)
 
 
 def _texts(result: _Result, field: str) -> list[str]:
