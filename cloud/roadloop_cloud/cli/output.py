@@ -28,8 +28,9 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         """`as_json` is what `--json` said."""
         self.as_json = as_json
-        self.console = Console(soft_wrap=False)
-        self.notes = Console(stderr=True, quiet=as_json)
+        # What is shown may be a vehicle's word: `[/x]` in it is no markup, and must not end the command.
+        self.console = Console(soft_wrap=False, markup=False, emoji=False)
+        self.notes = Console(stderr=True, quiet=as_json, markup=False, emoji=False)
 
     def result(self, data: Any, *shown: RenderableType) -> None:
         """The result: `data` as JSON for machines, `shown` for people."""
@@ -49,7 +50,12 @@ class Output:
         if self.as_json:
             yield lambda text, done=None: None
         elif sys.stderr.isatty():
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeElapsedColumn(),
+            )
             with Progress(*columns, console=self.notes, transient=False) as progress:
                 task = progress.add_task(title, total=None)
 
