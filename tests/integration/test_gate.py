@@ -146,6 +146,20 @@ def test_a_candidate_that_is_worse_on_one_hardware_is_refused_though_it_is_bette
     assert "'hardware board-a'" not in details["slices hardware onnx-int8"]
 
 
+def test_an_evaluation_shows_where_a_model_errs_most(tmp_path: Path, made: Path) -> None:
+    write_slices(made / FOLDER / TEST_FILE, {"weather": [f"weather {number % 20:02}" for number in range(4 * 43)]})
+    words = ["models", "evaluate", str(tiny(tmp_path, "v1", seed=2)), "--data", str(made)]
+    done = CliRunner().invoke(main, [*words, "--json"])
+    slices = json.loads(done.stdout)["variants"]["onnx-int8"]["slices"]
+    weather = [one for one in slices if one["kind"] == "weather"]
+    assert len(weather) == 12 and [one["error"] for one in weather] == sorted(
+        (w["error"] for w in weather), reverse=True
+    )
+    shown = CliRunner().invoke(main, words).stdout
+    assert weather[0]["label"] in shown and weather[1]["label"] not in shown
+    assert {"class", "light", "contrast", "weather"} == {one["kind"] for one in slices}
+
+
 def _swapped(images: ImageArray) -> ImageArray:
     return np.ascontiguousarray(images[..., ::-1])
 

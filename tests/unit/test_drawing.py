@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roadloop_cloud.cards.pictures import Slice, draw_slices
+from roadloop_cloud.cards.pictures import draw_slices
 from roadloop_cloud.drift.picture import draw
 from roadloop_cloud.explain.pictures import Panels, draw_explanations
 from roadloop_cloud.explain.rows import Axes
+from roadloop_cloud.gate.slices import Slice
 from roadloop_models.errors import RuntimeMissingError
 
 NEEDED = r"matplotlib .*install roadloop\[cloud,train\]"

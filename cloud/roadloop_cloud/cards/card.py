@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadloop_cloud.cards.pictures import draw_disturbances, draw_reliability, draw_slices, slices_of
+from roadloop_cloud.cards.pictures import draw_disturbances, draw_reliability, draw_slices
 from roadloop_cloud.explain.service import PICTURE
 from roadloop_cloud.files import move_tree_durably, write_atomic
 from roadloop_cloud.gate.calibration import expected_calibration_error, reliability
 from roadloop_cloud.gate.examine import read_examined
 from roadloop_cloud.gate.figures import Seen, Verdict
 from roadloop_cloud.gate.records import ROWS_FOLDER, Record, Records
+from roadloop_cloud.gate.slices import slices_of
 from roadloop_models.bundle import Bundle
 from roadloop_models.tasks import get_task
 

@@ -1,43 +1,14 @@
 """The pictures of a card: error by slice, confidence against hits, and what worse sensors cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from roadloop_cloud.drawing import blank_figure
 from roadloop_cloud.gate.calibration import Bin
-from roadloop_models.tasks import Evaluation
+from roadloop_cloud.gate.slices import Slice
 
 _BAR, _LINE = "#2e7d9a", "#c0392b"
 _DPI = 110
-_SHOWN_OF_KIND = 12
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Rows that are looked at apart, and the error on them."""
-
-    kind: str
-    label: str
-    error: float
-    rows: int
-
-
-def slices_of(evaluation: Evaluation) -> list[Slice]:
-    """Error by slice, kind by kind, the worst dozen of each."""
-    if evaluation.losses is None:
-        return []
-    found = []
-    for kind, labels in evaluation.slices.items():
-        of_kind = []
-        for label in np.unique(labels):
-            mask = labels == label
-            mean = float(evaluation.losses[mask].mean(dtype=np.float64))
-            of_kind.append(Slice(kind, str(label), mean**0.5 if evaluation.root else mean, int(mask.sum())))
-        found += sorted(of_kind, key=lambda one: -one.error)[:_SHOWN_OF_KIND]
-    return found
 
 
 def draw_slices(slices: Sequence[Slice], unit: str, path: Path) -> None:

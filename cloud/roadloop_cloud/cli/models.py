@@ -1,6 +1,7 @@
 """`roadloop models`."""
 
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,7 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
       roadloop models evaluate ./fleet/models/traffic-sign/factory-1 --data ./data --json
     """
     from roadloop_cloud.gate.examine import share, variant_figures
+    from roadloop_cloud.gate.slices import slices_of
     from roadloop_cloud.training.evaluate import evaluate_variant
     from roadloop_models.bundle import Bundle
     from roadloop_models.tasks import get_task
@@ -159,12 +161,17 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
         if runtime in (None, variant.runtime) and variant.precision == (precision or "int8")
     ] or [opened.variant(runtime, precision or "int8")]
     with output.steps(f"Evaluating {manifest.task} {manifest.version}") as step:
-        found = {
-            variant.key: variant_figures(
-                opened, variant, evaluate_variant(opened, variant, data, share(step, f"evaluate {variant.key}")), {}
-            )
+        seen = {
+            variant.key: evaluate_variant(opened, variant, data, share(step, f"evaluate {variant.key}"))
             for variant in wanted
         }
+    found = {variant.key: variant_figures(opened, variant, seen[variant.key], {}) for variant in wanted}
+    slices = {key: slices_of(evaluation) for key, evaluation in seen.items()}
+    worst = [
+        (key, kind, one.label, f"{one.error:.5g}", f"{one.rows:,}")
+        for key, of_variant in slices.items()
+        for kind, (one, *_) in groupby(of_variant, key=lambda one: one.kind)
+    ]
     rows = [(key, name, f"{value:.5g}") for key, figures in found.items() for name, value in figures.metrics.items()]
     output.result(
         {
@@ -177,11 +184,13 @@ def evaluate(output: Output, bundle: Path, data: Path, runtime: str | None, prec
                     "rows": figures.rows,
                     "metrics": figures.metrics,
                     "ece": figures.ece,
+                    "slices": [asdict(one) for one in slices[key]],
                 }
                 for key, figures in found.items()
             },
         },
         table(("variant", "figure", "value"), rows, title=f"{manifest.task} {manifest.version}"),
+        *([table(("variant", "slices", "the worst", "error", "rows"), worst)] if worst else []),
     )
 
 
