@@ -139,11 +139,14 @@ def test_a_candidate_that_is_worse_on_one_hardware_is_refused_though_it_is_bette
         return {name for name, one in gates.items() if name.startswith("slices") and not one["passed"]}, details
 
     assert refused()[0] == set()  # the task's own slices would have let it through
-    write_slices(file, {"hardware": np.where(swapping, "board-b", "board-a").tolist()})
+    write_slices(file, {"hardware": np.where(swapping, "b|<i>", "a").tolist()})
     gates, details = refused()
     assert gates == {"slices hardware onnx-int8"}
-    assert details["slices hardware onnx-int8"].startswith("'hardware board-b' is worse by 0.")
-    assert "'hardware board-a'" not in details["slices hardware onnx-int8"]
+    assert details["slices hardware onnx-int8"].startswith("'hardware b|<i>' is worse by 0.")
+    assert "'hardware a'" not in details["slices hardware onnx-int8"]
+    run(app, "models", "card", TASK, "v2", "--output", tmp_path / "card")
+    page = (tmp_path / "card" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert r"| **refused** | 'hardware b\|&lt;i&gt;' is worse by 0." in page
 
 
 def test_an_evaluation_shows_where_a_model_errs_most(tmp_path: Path, made: Path) -> None:

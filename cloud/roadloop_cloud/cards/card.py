@@ -1,5 +1,6 @@
 """One version's page: what its bundle says of its making, and what was seen, judged and explained here."""
 
+import html
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -141,13 +142,20 @@ def _judged(record: Record, verdict: Verdict) -> list[str]:
         "| gate | | found |",
         "|---|---|---|",
     ]
-    lines += [f"| {one.gate} | {'passed' if one.passed else '**refused**'} | {one.detail} |" for one in verdict.gates]
+    lines += [
+        f"| {one.gate} | {'passed' if one.passed else '**refused**'} | {_cell(one.detail)} |" for one in verdict.gates
+    ]
     return [*lines, ""]
 
 
 def _shown_variant(record: Record) -> str:
     deciding = "" if record.verdict is None else record.verdict.deciding
     return deciding if deciding in record.figures else next(iter(record.figures))
+
+
+def _cell(text: str) -> str:
+    """As one cell of a table: what names a slice may be anybody's word."""
+    return html.escape(text, quote=False).replace("|", "\\|")
 
 
 def _number(value: float | None) -> str:
