@@ -26,11 +26,11 @@ def descendants(parent: int | None = None) -> list[int]:
     parents: dict[int, list[int]] = {}
     for pid in _pids():
         try:
-            state, above = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+            state, above = _stat(pid)
         except OSError:
             continue
         if state != "Z":
-            parents.setdefault(int(above), []).append(pid)
+            parents.setdefault(above, []).append(pid)
     found, waiting = [], [os.getpid() if parent is None else parent]
     while waiting:
         children = parents.get(waiting.pop(), [])
@@ -55,8 +55,20 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 
 
 def has_in_environment(pid: int, setting: str) -> bool:
-    """Whether a process was started with `NAME=value` in its environment."""
-    return setting.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    """Whether a process was started with `NAME=value` in its environment.
+
+    One that gave itself a name wrote that name over it: then what it was started by tells.
+    """
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    if environment.startswith(b"\0"):
+        return has_in_environment(_stat(pid)[1], setting)
+    return setting.encode() in environment.split(b"\0")
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """(state, parent)."""
+    state, above = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return state, int(above)
 
 
 def _pids() -> list[int]:
