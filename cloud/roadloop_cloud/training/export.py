@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from roadloop_cloud.training import quantize_onnx, quantize_tflite
+from roadloop_cloud.training import quantize_onnx
+from roadloop_cloud.training.imports import uncollected
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.subject import ModelForm
 from roadloop_models.bundle import Quantization, TensorSpec, Variant
@@ -25,6 +26,9 @@ def export_variants(
 
     Returns the variants; their golden tolerance is not measured yet (0).
     """
+    with uncollected():  # not above: what only scores or explains converts nothing
+        from roadloop_cloud.training import quantize_tflite
+
     example = tuple(torch.from_numpy(array) for array in calibration[0])
     inputs = list(form.inputs)
     fp32, int8, lite = (directory / name for name in ("model.fp32.onnx", "model.int8.onnx", "model.int8.tflite"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from roadloop_cloud.files import locked, write_atomic
+from roadloop_cloud.training.imports import uncollected
 from roadloop_cloud.training.spec import Place, TrainingOutcome, TrainingProgress, TrainingSpec
 from roadloop_models.errors import RoadloopError
 from roadloop_models.typed import from_json
@@ -38,8 +39,9 @@ def run_worker(
             for draft in target.parent.glob(f"{DRAFTS}*"):
                 shutil.rmtree(draft, ignore_errors=True)
         try:
-            from roadloop_cloud.training.build import Trainer
-            from roadloop_cloud.training.ranks import join, leave
+            with uncollected():
+                from roadloop_cloud.training.build import Trainer
+                from roadloop_cloud.training.ranks import join, leave
 
             spec = from_json(spec_path.read_bytes(), TrainingSpec)
             ranks = join(place)
