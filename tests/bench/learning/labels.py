@@ -33,7 +33,7 @@ def figures(context: Context) -> Iterator[Result]:
         yield Skipped("what a teacher is worth", "ROADLOOP_DATA names no data")
         return
     rows = load_test_signs(context.data)
-    vehicle, teacher = (_shares(packaged_bundles(name)[TASK], rows.images) for name in ("starter", "factory"))
+    vehicle, teacher = (shares_of(packaged_bundles(name)[TASK], rows.images) for name in ("starter", "factory"))
     decided, confidence = vehicle.argmax(axis=1), vehicle.max(axis=1)
     wrong = decided != rows.labels
     opinions = [
@@ -49,7 +49,7 @@ def figures(context: Context) -> Iterator[Result]:
     yield _figure("label_teacher_right_where_sure", 100 * float(right[sure].mean()), "%")
 
 
-def _shares(directory: Path, images: npt.NDArray[np.uint8]) -> Floats:
+def shares_of(directory: Path, images: npt.NDArray[np.uint8]) -> Floats:
     voice = Voice(Bundle.open(directory), SIGN_LABELS, threads=1)
     try:
         return np.stack([voice(image) for image in images])
