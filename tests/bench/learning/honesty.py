@@ -52,6 +52,8 @@ def figures(context: Context) -> Iterator[Result]:
         yield Skipped("honest and lying vehicles", "ROADLOOP_DATA names no data")
         return
     signs, doubtful = _signs(context.data)
+    said = np.concatenate(signs.contradicted)
+    yield _figure("label_honest_contradicted", 100 * float(said.mean()), "% of an honest fleet's decisions")
     for size in FLEETS:
         yield from _of_fleet(signs, size, f"of_{size}", least_found=95.0)
     yield from _of_fleet(signs, 10, "of_10_on_fixed_routes", ROUTE_CLASSES)
