@@ -134,6 +134,10 @@ def test_other_rows_or_none_cannot_be_compared() -> None:
     silent = Seen(seen(np.ones(10)).figures, Evaluation({"accuracy": 0.0}, 10), {})
     assert "no loss of each row" in verdict(silent, silent).refusals[0]
     assert "not finite" in verdict(seen(np.ones(10)), seen(np.full(10, np.nan))).refusals[0]
+    told = {"hardware": np.array(["a"] * 10)}
+    for now, new in ((told, {}), ({}, told)):  # the data folder told of its rows between the two
+        found = verdict(seen(np.ones(10), slices=now), seen(np.zeros(10), slices=new))
+        assert "only one of them was evaluated with slices of hardware; evaluate again" in found.refusals[0]
 
 
 # Slices

@@ -74,6 +74,8 @@ class _Pair:
             detail, passed = f"{now.rows} and {new.rows} rows cannot be compared", False
         elif unfit := int((~np.isfinite(new.losses)).sum()):
             detail, passed = f"on {unfit} of {len(new.losses)} rows the candidate's loss is not finite", False
+        elif other := sorted(set(now.slices) ^ set(new.slices)):
+            detail, passed = f"only one of them was evaluated with slices of {', '.join(other)}; evaluate again", False
         else:
             detail, passed = f"{new.rows} rows", True
         return GateResult(gate=gate, passed=passed, detail=detail)
