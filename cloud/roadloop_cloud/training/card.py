@@ -44,14 +44,13 @@ class CardFigures:
 
 def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardFigures) -> str:
     """The card as Markdown."""
-    source = "made data, drawn from a seed" if spec.data_name == "made" else figures.texts.data
     lines = [
         f"# {spec.task} {spec.version}",
         "",
         f"{figures.architecture}. {figures.parameters:,} parameters.",
         "",
         "## Data",
-        source,
+        _source(spec, figures.texts),
         "",
         f"Part trained on: `{spec.data.part}`: {figures.split_note}.",
         "",
@@ -74,8 +73,22 @@ def model_card(spec: TrainingSpec, variants: tuple[Variant, ...], figures: CardF
     return "\n".join(lines)
 
 
+def _source(spec: TrainingSpec, texts: CardTexts) -> str:
+    if spec.data_name == "made":
+        return "made data, drawn from a seed"
+    if spec.snapshot_sha256 is None:
+        return texts.data
+    sha256 = spec.snapshot_sha256[:12]
+    return (
+        f"What vehicles of a fleet sent, as snapshot `{sha256}` keeps it; `roadloop dataset show {sha256}` tells its "
+        "vehicles, where its labels come from and what was left out. What the versions before this one were trained on, "
+        "their cards tell."
+    )
+
+
 def _training_note(spec: TrainingSpec, figures: CardFigures) -> str:
-    return f"{_course(spec, figures)}{_fold_note(spec, figures.score_name)} {figures.texts.seen}"
+    course = f"{_course(spec, figures)}{_fold_note(spec, figures.score_name)}"
+    return course if spec.snapshot_sha256 is not None else f"{course} {figures.texts.seen}"
 
 
 def _fold_note(spec: TrainingSpec, score_name: str) -> str:
