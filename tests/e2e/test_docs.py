@@ -19,8 +19,10 @@ import pytest
 from roadloop_models.packaged import packaged_bundles
 from roadloop_models.tasks import get_task
 from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.sign_data import FOLDER as SIGNS
 from roadloop_models.tasks.sign_data import TEST_FILE, TRAIN_FILE, write_signs
+from roadloop_models.tasks.speed_data import write_speeds
 from tests.fakes.detector_files import fastestdet_file, write_labels
 from tests.fakes.published_layouts import write_downloads
 
@@ -128,12 +130,13 @@ def reader(tmp_path: Path, made_data: Path) -> Iterator[Reader]:
 
 @pytest.fixture(scope="module")
 def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few signs: the pages show what is typed, and other tests what is learned."""
+    """Few signs and speeds: the pages show what is typed, and other tests what is learned."""
     folder = tmp_path_factory.mktemp("made-data")
     write_signs(folder / SIGNS / TRAIN_FILE, made_signs(3, 2, seed=3))
     write_signs(folder / SIGNS / TEST_FILE, made_signs(2, 1, seed=4))
-    for task in ("traffic-speed", "object-detection"):
-        get_task(task).write_made_data(folder, seed=3)
+    rows, adjacency = made_speeds(4, seed=3)
+    write_speeds(folder, rows, adjacency, with_steps=False)
+    get_task("object-detection").write_made_data(folder, seed=3)
     write_detector(folder)
     write_downloads(folder / "downloads")
     return folder

@@ -13,9 +13,10 @@ from roadloop_cloud.cli import main
 from roadloop_cloud.training.compress.compare import Recorder, compare, difference, learned_parameters
 from roadloop_models.bundle import Bundle
 from roadloop_models.packaged import packaged_bundles
-from roadloop_models.tasks import get_task
 from roadloop_models.tasks.made_signs import made_signs
+from roadloop_models.tasks.made_speeds import made_speeds
 from roadloop_models.tasks.sign_data import FOLDER, TEST_FILE, TRAIN_FILE, write_signs
+from roadloop_models.tasks.speed_data import write_speeds
 
 torch: Any = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -172,11 +173,12 @@ def test_a_recorder_answers_as_its_runner(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few made signs, and made speeds, test rows included."""
+    """A few made signs, and two days of made speeds, test rows included."""
     directory = tmp_path_factory.mktemp("made")
     write_signs(directory / FOLDER / TRAIN_FILE, made_signs(3, 2, seed=11))
     write_signs(directory / FOLDER / TEST_FILE, made_signs(2, 1, seed=12), with_tracks=False)
-    get_task("traffic-speed").write_made_data(directory, seed=11)
+    rows, adjacency = made_speeds(2, seed=11)
+    write_speeds(directory, rows, adjacency, with_steps=False)
     return directory
 
 
