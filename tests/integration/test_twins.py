@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from roadloop_cloud.broker import find_mosquitto
 from roadloop_cloud.rollout.service import RolloutView, Settings, Target
 from roadloop_cloud.store.database import now_utc
 from roadloop_models.errors import ConfigError
-from tests.fakes.live_cloud import wait_until
+from tests.fakes import live_cloud
 from tests.fakes.twin_cloud import (
     TASK,
     TwinCloud,
@@ -33,6 +34,9 @@ health_every_s = 0.5
 batch_age_s = 1.0
 """
 LONG_S = 300.0
+LOOK_S = 0.2
+"""Looking at all vehicles is work too: seldom enough to leave the processor to the fleet."""
+wait_until = partial(live_cloud.wait_until, look_s=LOOK_S)
 FAST = Settings(waves=("20%", "100%"), soak_s=1.0, timeout_s=300.0, health_window_s=2.0, min_executed=5)
 EVERYBODY = Target(everyone=True)
 
@@ -56,7 +60,7 @@ def report_in(cloud: TwinCloud, count: int) -> None:
 
 
 def roll_out(cloud: TwinCloud, release: int) -> RolloutView:
-    return cloud.ended(cloud.app.rollouts.create(TASK, release, EVERYBODY, FAST), LONG_S)
+    return cloud.ended(cloud.app.rollouts.create(TASK, release, EVERYBODY, FAST), LONG_S, look_s=LOOK_S)
 
 
 def finish(cloud: TwinCloud, twins: Twins) -> None:
@@ -90,7 +94,7 @@ def test_a_release_that_is_bad_on_one_hardware_stops_within_its_wave(cloud: Twin
 
         wait_until("the cohort runs the old version", back, LONG_S)
         back_s = elapsed_s(begin_s)
-        view = cloud.ended(rollout, LONG_S)
+        view = cloud.ended(rollout, LONG_S, look_s=LOOK_S)
         finish(cloud, twins)
     offered = [m for m in view.members if m.vehicle.startswith("bad") and m.offered_at_s is not None]
     print(
@@ -143,7 +147,7 @@ def test_a_broker_that_is_killed_with_stale_persistence_loses_nothing(cloud: Twi
         cloud.start("broker")
         wait_until("all are back", lambda: cloud.heard_since(began) == 200, LONG_S)
         print(f"\nthe broker was killed and has an old snapshot: all 200 are back after {elapsed_s(begin_s):.1f} s")
-        assert cloud.ended(rollout, LONG_S).state == "succeeded"
+        assert cloud.ended(rollout, LONG_S, look_s=LOOK_S).state == "succeeded"
         assert cloud.running() == {"tiny-2": 200}
         finish(cloud, twins)
 
