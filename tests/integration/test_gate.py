@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +74,13 @@ def test_a_person_hears_which_gate_refuses_and_the_verdict_is_kept(tmp_path: Pat
     assert record is not None and record.verdict is not None
     assert (record.incumbent, record.verdict.accepted, record.figures["onnx-int8"].rows) == ("v1", False, 4 * 43)
 
-    code, written = run(app, "models", "card", TASK, "v2", "--output", tmp_path / "card")
+    asked = ["models", "card", TASK, "v2", "--output", str(tmp_path / "card")]
+    with mock.patch.dict(sys.modules, {"matplotlib.figure": None}):
+        refused = CliRunner().invoke(main, [*asked, "--workspace", str(app.workspace.root)])
+    assert refused.exit_code == 2 and "install roadloop[cloud,train]" in refused.output
+    assert not (tmp_path / "card").exists(), "nothing is written that cannot be finished"
+
+    code, written = run(app, *asked)
     page = (tmp_path / "card" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert code == 0 and "## Gate: refused" in page and "**refused**" in page
     assert {Path(name).name for name in written["pictures"]} == {"slices.png", "reliability.png", "disturbances.png"}

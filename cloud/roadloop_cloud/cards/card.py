@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roadloop_cloud.cards.pictures import draw_disturbances, draw_reliability, draw_slices
+from roadloop_cloud.drawing import check_drawing
 from roadloop_cloud.explain.service import PICTURE
 from roadloop_cloud.files import move_tree_durably, write_atomic
 from roadloop_cloud.gate.calibration import expected_calibration_error, reliability
@@ -49,10 +50,16 @@ def keep_card(bundle: Bundle, records: Records) -> Path:
 
 
 def write_card(bundle: Bundle, records: Records, target: Path) -> Written:
-    """Write the page and its pictures below `target`. Raises DataError where the evaluation kept here is damaged."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Write the page and its pictures below `target`.
+
+    Raises DataError where the evaluation kept here is damaged, and RuntimeMissingError, with nothing written, where
+    nothing is installed that draws what was evaluated.
+    """
     manifest = bundle.manifest
     record, kept = records.read(manifest.task, manifest.version), records.of(manifest.task, manifest.version)
+    if record is not None:
+        check_drawing()
+    target.mkdir(parents=True, exist_ok=True)
     pictures = list(_copied_pictures(bundle, target))
     lines = [_own_card(bundle), "## Seen here", ""]
     if record is None:
