@@ -1,6 +1,7 @@
 """Explanation and card of a version, killed at every call: what is there is whole, and the next one completes it."""
 
 import shutil
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -31,7 +32,12 @@ def attribute(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_call_nothing_is_half_there_and_it_begins_again(tmp_path: Path, moment: str) -> None:
+def test_killed_at_any_call_nothing_is_half_there_and_it_begins_again(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     bundle, data, records = tiny_bundle(tmp_path / "bundle", "v2"), tmp_path / "data", Records(tmp_path / "kept")
     write_signs(data / FOLDER / TEST_FILE, made_signs(1, 1, seed=3))
     evaluation = Evaluation({}, 43, losses=np.arange(43, dtype=np.float32))
@@ -60,5 +66,7 @@ def test_killed_at_any_call_nothing_is_half_there_and_it_begins_again(tmp_path: 
             assert f"]({explaining.PICTURE})" in (card / PAGE).read_text()
             assert (card / explaining.PICTURE).read_bytes().endswith(PNG_END)
     assert kills > 20
+    assert list(temporary.iterdir()) == [], "nobody would clean up there"
+    (kept / ".explaining").mkdir(exist_ok=True)  # the last kills came after it was removed
     make()
     assert sorted(path.name for path in kept.iterdir()) == sorted([CARD_FOLDER, explaining.MAPS, explaining.PICTURE])

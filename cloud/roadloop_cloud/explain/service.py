@@ -1,8 +1,9 @@
 """Explains a model on test rows, and keeps maps and pictures."""
 
 import io
-import tempfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ EXPLAINED: dict[str, Explained] = {
     "drive-state": Obd(),
 }
 PICTURE, MAPS = "explanation.png", "explanation.npz"
+_SCRATCH = ".explaining"
 OCCLUSION, GRADIENTS = "occlusion", "integrated gradients"
 _SEED = 20261123
 
@@ -90,15 +92,27 @@ def explain(
     step("gradients of the training weights", None)
     inputs = [preprocess(row.item) for row in rows]
     targets = [Target(row.output, row.place) for row in rows]
-    with tempfile.TemporaryDirectory(prefix="roadloop-explain-") as scratch:
-        attributions, missed = attribute(bundle, data_dir, inputs, targets, Path(scratch))
+    with _scratch(folder) as scratch:
+        attributions, missed = attribute(bundle, data_dir, inputs, targets, scratch)
         gradients = [explained.gather(of_row, row) for of_row, row in zip(attributions, rows, strict=True)]
         found = Explanation(tuple(rows), {OCCLUSION: tuple(occluded), GRADIENTS: tuple(gradients)}, missed)
-        picture = Path(scratch) / PICTURE
+        picture = scratch / PICTURE
         _draw(found, explained, f"{name} {bundle.manifest.version} ({variant.key}): {explained.unit}", picture)
         write_atomic(folder / MAPS, _encode(found))
         copy_atomic(picture, folder / PICTURE)
     return found
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder below `folder`. What one that was killed has left there goes with it."""
+    scratch = folder / _SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _encode(found: Explanation) -> bytes:
