@@ -11,7 +11,10 @@ from roadloop_cloud.app import Application
 from roadloop_models.errors import ConfigError
 
 if TYPE_CHECKING:
+    from roadloop_cloud.fleet.service import FleetService
+    from roadloop_cloud.ingest.service import IngestService
     from roadloop_cloud.jobs import Handler
+    from roadloop_cloud.mqtt import MqttClient
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +36,7 @@ def run_ingest(app: Application, number: int, stop: Event) -> None:
 
     client = app.ingest_client(number)
     service = IngestService(client, app.database, BlobFolder(app.workspace.blobs), announce_all=number == 1)
-    client.start()
-    try:
-        service.run(stop)
-    finally:
-        client.stop()
-        app.database.close()
+    _serve(app, client, service, stop)
 
 
 def run_fleet(app: Application, _number: int, stop: Event) -> None:
@@ -54,6 +52,11 @@ def run_fleet(app: Application, _number: int, stop: Event) -> None:
     files = DirectorFiles(app.directors, RepositoryFiles(app.workspace.repository))
     blocks = BlockServer(files, pace, app.workspace.config.fetch.together_bytes_per_s)
     service = FleetService(client, app.database, app.rollouts, blocks, app.renew_online, director=app.directors)
+    _serve(app, client, service, stop)
+
+
+def _serve(app: Application, client: "MqttClient", service: "IngestService | FleetService", stop: Event) -> None:
+    """Connect and run until it is told to stop, then close what was open."""
     client.start()
     try:
         service.run(stop)
