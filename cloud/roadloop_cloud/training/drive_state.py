@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.epochs import RandomRows
 from roadloop_cloud.training.folds import check_fold
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import Fold, TrainingSpec
@@ -186,19 +187,13 @@ engine's coolant) may freeze unnoticed. The score of a signal that has just come
         return [(steps[np.newaxis],) for steps in _features(*self._all.windows(chosen)).numpy()]
 
 
-class DriveStateLearner:
+class DriveStateLearner(RandomRows):
     """Batches of windows, some of them short of signals, and the loss of all heads."""
 
     def __init__(self, rows: Rows, windows_per_epoch: int | None) -> None:
-        self._rows = rows
         count = max(int(len(rows.ends) * _EPOCH_SHARE), min(_BATCH, len(rows.ends)))
-        self._count = min(count, windows_per_epoch or count)
-        self._batch = min(_BATCH, self._count)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Whole batches only."""
-        return self._count // self._batch
+        super().__init__(len(rows.ends), min(count, windows_per_epoch or count), _BATCH)
+        self._rows = rows
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """(steps, speed change, its weight, state, hidden signal, its statistics, their weight), in random order.
@@ -206,8 +201,7 @@ class DriveStateLearner:
         Windows come `_HIDDEN` times in the last three.
         """
         rows = self._rows
-        order = torch.randperm(len(rows.ends), generator=generator)[: self.batches_per_epoch * self._batch]
-        for chosen in order.split(self._batch):
+        for chosen in self._drawn(generator):
             signals, known = rows.windows(chosen)
             observed = statistics(signals.numpy(), known.numpy())
             short = torch.rand((len(chosen), 1, 1), generator=generator) < 0.5

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.epochs import RandomRows
 from roadloop_cloud.training.folds import held_out_span, span_in_words
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import TrainingSpec
@@ -123,24 +124,17 @@ counts. It has never seen a weekend, a holiday or a closed lane, and it needs tw
         ]
 
 
-class FlowLearner:
+class FlowLearner(RandomRows):
     """Batches of windows and their loss."""
 
     def __init__(self, windows: Windows, windows_per_epoch: int | None) -> None:
+        super().__init__(len(windows.truth), windows_per_epoch, _BATCH)
         self._windows = windows
-        self._count = min(len(windows.truth), windows_per_epoch or len(windows.truth))
-        self._batch = min(_BATCH, self._count)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Whole batches only."""
-        return self._count // self._batch
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch in random order."""
         windows = self._windows
-        order = torch.randperm(len(windows.truth), generator=generator)[: self.batches_per_epoch * self._batch]
-        for chosen in order.split(self._batch):
+        for chosen in self._drawn(generator):
             yield windows.flow[chosen], windows.clock[chosen], windows.truth[chosen]
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -13,6 +13,7 @@ from roadloop_cloud.datasets.origins import validation_mask
 from roadloop_cloud.training.augment import mirror_classes, standardize, vary
 from roadloop_cloud.training.card import CardTexts
 from roadloop_cloud.training.compress.prune import prune_channels
+from roadloop_cloud.training.epochs import RandomRows
 from roadloop_cloud.training.folds import held_out_groups
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import DataSource, TrainingSpec
@@ -174,24 +175,17 @@ def _loaded(state: State, source: str) -> SignCnn:
     return model
 
 
-class SignLearner:
+class SignLearner(RandomRows):
     """Varied batches and their loss."""
 
     def __init__(self, rows: SignRows, images_per_epoch: int | None) -> None:
+        super().__init__(len(rows), images_per_epoch, _BATCH)
         self._images, self._labels = _tensor(rows), torch.from_numpy(rows.labels)
-        self._count = min(len(rows), images_per_epoch or len(rows))
-        self._batch = min(_BATCH, self._count)
         self._mirror = mirror_classes()
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """A last part of a batch is left out: batch normalization needs company."""
-        return self._count // self._batch
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch in random order."""
-        order = torch.randperm(len(self._images), generator=generator)[: self.batches_per_epoch * self._batch]
-        for chosen in order.split(self._batch):
+        for chosen in self._drawn(generator):
             values, labels = vary(self._images[chosen], self._labels[chosen], self._mirror, CLIP, generator)
             yield _nhwc(values), labels
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from roadloop_cloud.training.card import CardTexts
+from roadloop_cloud.training.epochs import RandomRows
 from roadloop_cloud.training.folds import held_out_span, span_in_words
 from roadloop_cloud.training.quantize_onnx import Calibration
 from roadloop_cloud.training.spec import TrainingSpec
@@ -180,25 +181,18 @@ holiday, a closed road or a sensor that fails. It needs twelve consecutive steps
         return known
 
 
-class SpeedLearner:
+class SpeedLearner(RandomRows):
     """Batches of windows, each of a random half of the sensors, and their loss."""
 
     def __init__(self, windows: Windows, windows_per_epoch: int | None) -> None:
+        super().__init__(len(windows.truth), windows_per_epoch, _BATCH)
         self._windows = windows
-        self._count = min(len(windows.truth), windows_per_epoch or len(windows.truth))
-        self._batch = min(_BATCH, self._count)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Whole batches only."""
-        return self._count // self._batch
 
     def batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch in random order."""
         windows = self._windows
         sensors = windows.truth.shape[1]
-        order = torch.randperm(len(windows.truth), generator=generator)[: self.batches_per_epoch * self._batch]
-        for chosen in order.split(self._batch):
+        for chosen in self._drawn(generator):
             some = torch.randperm(sensors, generator=generator)[: (sensors + 1) // 2]
             yield windows.speeds[chosen], windows.clock[chosen], windows.truth[chosen][:, some], some
 
