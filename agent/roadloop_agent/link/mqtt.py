@@ -91,12 +91,14 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def connect_properties() -> Any:
-    """What a vehicle asks of the broker: a session that outlives absences, and no packet that is too large."""
+def connect(client: paho.Client, endpoint: Endpoint) -> None:
+    """Ask for a session that outlives absences, and for no packet that is too large. Raises OSError, ValueError."""
     properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = SESSION_EXPIRY_S
     properties.MaximumPacketSize = MAX_MESSAGE_BYTES + 1024
-    return properties
+    client.connect(
+        endpoint.host, endpoint.port, keepalive=endpoint.keepalive_s, clean_start=False, properties=properties
+    )
 
 
 class MqttLink:
@@ -190,13 +192,7 @@ class MqttLink:
 
     def _open(self, client: paho.Client) -> None:
         try:
-            client.connect(
-                self._endpoint.host,
-                self._endpoint.port,
-                keepalive=self._endpoint.keepalive_s,
-                clean_start=False,
-                properties=connect_properties(),
-            )
+            connect(client, self._endpoint)
         except (OSError, ValueError) as error:
             self._end(client, f"{self._endpoint.host}:{self._endpoint.port}: {error}")
             return

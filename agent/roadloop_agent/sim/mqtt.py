@@ -24,7 +24,7 @@ from roadloop_agent.link.mqtt import (
     Endpoint,
     MqttEvent,
     Received,
-    connect_properties,
+    connect,
 )
 from roadloop_agent.link.session import Publish
 from roadloop_agent.sim.loop import Loop
@@ -134,13 +134,7 @@ class TwinMqtt:
         problem = ""
         try:
             client.tls_set_context(self._tls())
-            client.connect(
-                self._endpoint.host,
-                self._endpoint.port,
-                keepalive=self._endpoint.keepalive_s,
-                clean_start=False,
-                properties=connect_properties(),
-            )
+            connect(client, self._endpoint)
         except (OSError, ValueError) as error:
             problem = f"{self._endpoint.host}:{self._endpoint.port}: {error}"
         self._loop.soon(lambda: self._opened(client, problem))
