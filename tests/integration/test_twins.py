@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 BUSY = """
 [rates]
 health_every_s = 0.5
-batch_age_s = 1.0
+batch_age_s = 2.0
 """
 LONG_S = 300.0
 LOOK_S = 0.2
