@@ -81,8 +81,8 @@ def _source(spec: TrainingSpec, texts: CardTexts) -> str:
     sha256 = spec.snapshot_sha256[:12]
     return (
         f"What vehicles of a fleet sent, as snapshot `{sha256}` keeps it; `roadloop dataset show {sha256}` tells its "
-        "vehicles, where its labels come from and what was left out. What the versions before this one were trained on, "
-        "their cards tell."
+        "vehicles, where its labels come from and what was left out. What the versions before this one were trained "
+        "on, their cards tell."
     )
 
 
