@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
@@ -70,6 +71,16 @@ def test_samples_are_the_same_before_and_after_the_move(store: Store) -> None:
     assert after.select(before.column_names).equals(before)
     assert store.telemetry.move().batches == 0
     assert store.telemetry.read_stream("health", vehicles=["van-2"])["seq"].to_pylist() == list(range(1, 41))
+
+
+def test_what_was_moved_is_read_by_arrow_alone(store: Store) -> None:
+    """Arrow's threads let go of a file when they like, also when Python has ended: one of Python's aborts then."""
+    store.commit(batch_message("van-1", 1, 10))
+    store.telemetry.move()
+    version = DeltaFolder(str(store.directory / "telemetry")).read("health", epoch=1)
+    assert version is not None and version.rows.count_rows() == 10
+    assert isinstance(version.rows.filesystem, pyarrow.fs.SubTreeFileSystem)
+    assert isinstance(version.rows.filesystem.base_fs, pyarrow.fs.LocalFileSystem)
 
 
 def test_reading_joins_what_is_moved_and_what_is_not(store: Store) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -33,7 +34,7 @@ class DeltaFolder:
     def read(self, stream: str, epoch: int) -> DeltaVersion | None:
         """The newest version of a stream's table, or None where it has none."""
         table = self._open(stream)
-        return None if table is None else DeltaVersion(table.to_pyarrow_dataset(), _last_move(table, epoch))
+        return None if table is None else DeltaVersion(self._rows(stream, table), _last_move(table, epoch))
 
     def append(self, stream: str, rows: pa.Table, move_id: int, epoch: int, *, restored: bool) -> None:
         """Append the rows of one move, once however often it is called.
@@ -47,7 +48,7 @@ class DeltaFolder:
             if _last_move(table, epoch) >= move_id:
                 return
             if restored:
-                rows = _without_known(rows, table)
+                rows = _without_known(rows, self._rows(stream, table))
         # "error", not "append", on a table that was not there a moment ago: another mover may have made it meanwhile.
         options: dict[str, Any] = {"mode": "error"} if table is None else {"mode": "append", "schema_mode": "merge"}
         try:
@@ -70,6 +71,18 @@ class DeltaFolder:
         if table is not None and len(table.file_uris()) > COMPACT_FILES:
             table.optimize.compact()
 
+    def _rows(self, stream: str, table: DeltaTable) -> ds.Dataset:
+        """Read through Arrow's own file system where the table is in a folder.
+
+        That of deltalake is Python's. Arrow's threads may still let go of its files when the process ends, want the
+        interpreter for that, and abort the process.
+        """
+        uri = self._uri(stream)
+        if "://" in uri:
+            return table.to_pyarrow_dataset()
+        folder = pyarrow.fs.SubTreeFileSystem(uri, pyarrow.fs.LocalFileSystem())
+        return table.to_pyarrow_dataset(filesystem=folder)
+
     def _open(self, stream: str) -> DeltaTable | None:
         try:
             return DeltaTable(self._uri(stream))
@@ -88,11 +101,11 @@ def _last_move(table: DeltaTable, epoch: int) -> int:
     return table.transaction_version(_application(epoch)) or 0
 
 
-def _without_known(rows: pa.Table, table: DeltaTable) -> pa.Table:
+def _without_known(rows: pa.Table, moved: ds.Dataset) -> pa.Table:
     boots = pc.field("boot").isin(pc.unique(rows["boot"]))
     vehicles = pc.field("vehicle").isin(pc.unique(rows["vehicle"]))
     span = pc.min_max(rows["seq"]).as_py()
-    known = table.to_pyarrow_dataset().to_table(
+    known = moved.to_table(
         columns=_KEY,
         filter=vehicles & boots & (pc.field("seq") >= span["min"]) & (pc.field("seq") <= span["max"]),
     )
