@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from roadloop_cloud.files import write_atomic
+
 RESTART_MIN_S = 0.5
 RESTART_MAX_S = 30.0
 STABLE_AFTER_S = 60.0
@@ -132,7 +134,7 @@ def spawn_child(spec: ChildSpec) -> Process:
             # Its own session: Ctrl-C on the terminal reaches only the supervisor, which stops the children in order.
             start_new_session=True,
         )
-    spec.log.with_suffix(".pid").write_text(f"{process.pid}\n")
+    write_atomic(spec.log.with_suffix(".pid"), f"{process.pid}\n".encode())
     return process
 
 

@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roadloop_cloud.supervise import RESTART_MAX_S, RESTART_MIN_S, STABLE_AFTER_S, ChildSpec, Supervisor
+from roadloop_cloud.supervise import RESTART_MAX_S, RESTART_MIN_S, STABLE_AFTER_S, ChildSpec, Supervisor, spawn_child
 
 
 @dataclass
@@ -54,6 +54,16 @@ class Bench:
         process = next(child.process for child in self.supervisor.children if child.spec.name == name)
         assert process is None or isinstance(process, FakeProcess)
         return process
+
+
+def test_who_reads_which_process_a_child_is_finds_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    told = tmp_path / "child.pid"
+    told.write_text("17\n")
+    with told.open() as before:
+        child = spawn_child(ChildSpec("child", ["true"], tmp_path, tmp_path / "child.log"))
+        assert before.read() == "17\n"  # replaced, and never there without a number
+    child.wait(60)
+    assert int(told.read_text()) == child.pid
 
 
 def test_a_child_that_keeps_ending_is_restarted_with_growing_pauses() -> None:
