@@ -23,16 +23,35 @@ def _model(nodes: list[Any], opset: int, outputs: dict[str, list[int]]) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def _between(perm: list[int], axis: int, opset: int = 11) -> Any:
+def _between(
+    perm: list[int], axis: int, *, back: list[int] | None = None, outputs: dict[str, list[int]] | None = None
+) -> Any:
     """Transpose, softmax, transpose back: as exporters write a softmax over channels before opset 13."""
-    back = [perm.index(place) for place in range(len(perm))]
+    back = back or [perm.index(place) for place in range(len(perm))]
     node = onnx.helper.make_node
     nodes = [
         node("Transpose", ["x"], ["a"], perm=perm),
         node("Softmax", ["a"], ["b"], axis=axis),
         node("Transpose", ["b"], ["y"], perm=back),
     ]
-    return _model(nodes, opset, {"y": SHAPE})
+    return _model(nodes, 11, outputs or {"y": SHAPE})
+
+
+def _with_a_graph_within() -> Any:
+    """Whose branches name what is between the transpositions."""
+    model, helper = _between([0, 3, 2, 1], 3), onnx.helper
+    answer = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Identity", ["b"], ["z"])], "branch", [], [answer])
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    model.graph.initializer.append(yes)
+    model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch))
+    return model
+
+
+def _of_another_domain() -> Any:
+    model = _between([0, 3, 2, 1], 3)
+    model.opset_import[0].domain = "ai.onnx.ml"
+    return model
 
 
 def _answer(model: Any) -> list[npt.NDArray[np.float32]]:
@@ -81,29 +100,15 @@ def test_a_softmax_over_an_axis_that_is_not_the_last_is_put_between_transpositio
             lambda: _model([onnx.helper.make_node("Softmax", ["x"], ["y"])], 13, {"y": SHAPE}), id="over the last"
         ),
         pytest.param(
-            lambda: _model(
-                [
-                    onnx.helper.make_node("Transpose", ["x"], ["a"], perm=[0, 3, 2, 1]),
-                    onnx.helper.make_node("Softmax", ["a"], ["b"], axis=3),
-                    onnx.helper.make_node("Transpose", ["b"], ["y"], perm=[0, 3, 2, 1]),
-                ],
-                11,
-                {"y": SHAPE, "b": [1, 3, 5, 7]},
-            ),
+            lambda: _between([0, 3, 2, 1], 3, outputs={"y": SHAPE, "b": [1, 3, 5, 7]}),
             id="somebody else wants what is between",
         ),
         pytest.param(
-            lambda: _model(
-                [
-                    onnx.helper.make_node("Transpose", ["x"], ["a"], perm=[0, 3, 2, 1]),
-                    onnx.helper.make_node("Softmax", ["a"], ["b"], axis=3),
-                    onnx.helper.make_node("Transpose", ["b"], ["y"], perm=[0, 2, 3, 1]),
-                ],
-                11,
-                {"y": [1, 5, 7, 3]},
-            ),
+            lambda: _between([0, 3, 2, 1], 3, back=[0, 2, 3, 1], outputs={"y": [1, 5, 7, 3]}),
             id="the second does not undo the first",
         ),
+        pytest.param(_with_a_graph_within, id="a graph within names what is between"),
+        pytest.param(_of_another_domain, id="no operators of ONNX itself"),
     ],
 )
 def test_what_would_answer_otherwise_is_left_alone(model: Any) -> None:

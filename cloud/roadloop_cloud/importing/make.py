@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
     labels = read_labels(request.labels, request.task)
     images = None if request.calibrate is None else read_calibration(request.calibrate)
     file = inspect_file(request.path, request.runtime)
-    file, changes = _prepared(file, request, scratch)
+    file, changes = _prepared(file, request, scratch, step)
     step("Recognising inputs and outputs")
     understood = _understand(file, labels, request)
     variants = [(file, file.variant())]
@@ -111,7 +112,7 @@ def _import(request: ImportRequest, scratch: Path, step: Step) -> Imported:
     return Imported(bundle, understood.settings, changes, agreement)
 
 
-def _prepared(file: ModelFile, request: ImportRequest, scratch: Path) -> tuple[ModelFile, tuple[str, ...]]:
+def _prepared(file: ModelFile, request: ImportRequest, scratch: Path, step: Step) -> tuple[ModelFile, tuple[str, ...]]:
     """The file as vehicles are to run it, and what was changed, a sentence each."""
     changes = []
     if is_open(file):
@@ -121,7 +122,11 @@ def _prepared(file: ModelFile, request: ImportRequest, scratch: Path) -> tuple[M
             )
         file = pin(file, request.size, scratch / "pinned.onnx")
         changes.append("Open dimensions of the file were fixed.")
-    if not request.verbatim and (quicker := quicken(file, scratch / "quick.onnx")) is not None:
+    if request.verbatim or request.runtime != "onnx":
+        return file, tuple(changes)
+    if importlib.util.find_spec("onnx") is None:
+        step("What is slow in it stays so: the onnx package is not installed (roadloop[train])")
+    elif (quicker := quicken(file, scratch / "quick.onnx")) is not None:
         file = quicker
         changes.append(SOFTMAX_NOTE)
     return file, tuple(changes)
