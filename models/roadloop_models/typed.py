@@ -50,5 +50,6 @@ def _learn(make: Callable[[Any], Any], kind: Any) -> Any:
     found = _learned.get((make, kind))
     if found is None:
         with _learning:
-            found = _learned[make, kind] = make(kind)
+            found = _learned.get((make, kind)) or make(kind)  # another thread may have learned it meanwhile
+            _learned[make, kind] = found
     return found
