@@ -220,6 +220,9 @@ def test_a_forecaster_teaches_a_smaller_one(made: Path, tmp_path: Path) -> None:
     assert whole is not None and less is not None and 0.3 * whole < less <= 0.5 * whole
     again = ["models", "compress", str(tmp_path / "small"), *command[3:-1]]
     again[again.index("--output") + 1] = str(tmp_path / "smaller")
+    refused = CliRunner().invoke(main, again)
+    assert refused.exit_code == 2 and "traffic-speed/small-1 is the parent itself" in refused.output
+    again[again.index("--version") + 1] = "small-2"
     assert CliRunner().invoke(main, again).exit_code == 0  # a student can be a teacher
     smaller = learned_parameters(Bundle.open(tmp_path / "smaller"))
     assert smaller is not None and smaller <= 0.5 * less

@@ -9,7 +9,7 @@ from roadloop_cloud.training.compress.settings import Compression
 from roadloop_cloud.training.run import BUNDLE_FOLDER, OnProgress, run_training
 from roadloop_cloud.training.spec import DataSource, TrainingResult, TrainingSpec
 from roadloop_models.bundle import Bundle
-from roadloop_models.errors import BadInputError, BundleError
+from roadloop_models.errors import BadInputError, BundleError, ConfigError
 from roadloop_models.tasks import Part
 
 
@@ -30,9 +30,11 @@ def compress_bundle(
     """Compress `parent` on training rows below `data_dir` and write the bundle `output`, with an fp32 file.
 
     It is evaluated on the test rows below `data_dir`. Killed and asked for again, it goes on after the last epoch.
-    Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where the task's network
-    cannot be compressed that way.
+    Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where `version` is the
+    parent's or the task's network cannot be compressed that way.
     """
+    if version == parent.manifest.version:
+        raise ConfigError(f"{parent.manifest.task}/{version} is the parent itself; choose another version")
     if output.exists():
         raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
     settings = msgspec.structs.replace(
