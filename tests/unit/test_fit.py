@@ -1,5 +1,6 @@
 """The training loop: what a kill may cost, and what its checkpoint is."""
 
+import dataclasses
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from roadloop_cloud.training.checkpoint import Checkpoints, Saved
-from roadloop_cloud.training.train import Batch, Fitted, Recipe, fit
+from roadloop_cloud.training.train import Batch, Fitted, Recipe, fit, rate_share
 from roadloop_models.errors import DiskFullError
 
 RECIPE = Recipe(6, 1e-2, 1e-3, 0.9, clip_norm=1.0)
+HELD = dataclasses.replace(RECIPE, warmup_share=0.2, held_rate=0.25)
 
 
 class _Rows:
@@ -48,7 +50,7 @@ class _KilledError(Exception):
     """Stands for SIGKILL: nothing after it runs."""
 
 
-def _fit(checkpoints: Checkpoints | None = None, die_after: int | None = None, seed: int = 3) -> Fitted:
+def _fit(checkpoints: Checkpoints | None = None, die_after: int | None = None, recipe: Recipe = RECIPE) -> Fitted:
     def watch(epoch: int, epochs: int, message: str) -> None:
         if epoch == die_after:
             raise _KilledError
@@ -56,8 +58,8 @@ def _fit(checkpoints: Checkpoints | None = None, die_after: int | None = None, s
     return fit(
         _model(),
         _Rows(),
-        RECIPE,
-        seed=seed,
+        recipe,
+        seed=3,
         on_epoch=watch,
         on_resume=lambda epoch, epochs, message: None,
         score=_score,
@@ -65,17 +67,20 @@ def _fit(checkpoints: Checkpoints | None = None, die_after: int | None = None, s
     )
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, HELD], ids=["to nothing", "held"])
 @pytest.mark.parametrize("die_after", [1, 3, 5])
-def test_a_killed_run_ends_with_the_very_weights_of_one_that_was_not(tmp_path: Path, die_after: int) -> None:
-    whole = _fit()
+def test_a_killed_run_ends_with_the_very_weights_of_one_that_was_not(
+    tmp_path: Path, die_after: int, recipe: Recipe
+) -> None:
+    whole = _fit(recipe=recipe)
     with pytest.raises(_KilledError):
-        _fit(Checkpoints(tmp_path / "c.npz", "run"), die_after)
+        _fit(Checkpoints(tmp_path / "c.npz", "run"), die_after, recipe)
     torch.rand(7)  # another process has drawn other numbers
     told: list[int] = []
     again = fit(
         _model(),
         _Rows(),
-        RECIPE,
+        recipe,
         seed=3,
         on_epoch=lambda epoch, epochs, message: told.append(epoch),
         on_resume=lambda epoch, epochs, message: told.append(-epoch),
@@ -86,6 +91,16 @@ def test_a_killed_run_ends_with_the_very_weights_of_one_that_was_not(tmp_path: P
     assert (again.epoch, again.score, again.history) == (whole.epoch, whole.score, whole.history)
     assert again.state.keys() == whole.state.keys()
     assert all(torch.equal(again.state[name], whole.state[name]) for name in whole.state)
+
+
+def test_the_rate_rises_falls_and_is_held_from_the_middle_on() -> None:
+    shares = [rate_share(step / 100, 0.2, 0.25) for step in range(101)]
+    assert shares[:21] == sorted(shares[:21]) and shares[20] == max(shares) == 1.0
+    assert shares[20:51] == sorted(shares[20:51], reverse=True)
+    assert set(shares[50:]) == {0.25}
+    rates = [figures.rate / HELD.peak_rate for figures in _fit(recipe=HELD).history]
+    assert rates == pytest.approx([rate_share(epoch / 6, 0.2, 0.25) for epoch in range(1, 7)])
+    assert _fit().history[-1].rate < 0.01 * RECIPE.peak_rate  # without a held rate: down to nothing
 
 
 def test_a_run_that_was_finished_is_not_trained_again(tmp_path: Path) -> None:

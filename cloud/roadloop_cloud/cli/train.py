@@ -71,7 +71,7 @@ def train(
     multiple=True,
     metavar="NAME=VALUES",
     help="What may change: peak_rate=0.001..0.1 (drawn evenly in the logarithm) or weight_decay=0,0.01. Also "
-    "ema_decay, warmup_share, clip_norm, epochs.",
+    "ema_decay, warmup_share, held_rate, clip_norm, epochs.",
 )
 @click.option(
     "--trials", type=click.IntRange(1, 200), default=1, show_default=True, help="The first is the task's own recipe."

@@ -39,6 +39,7 @@ class RecipeChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
     ema_decay: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     warmup_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    held_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     clip_norm: Positive | None = None
 
     def given(self) -> dict[str, float]:

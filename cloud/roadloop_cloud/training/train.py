@@ -1,9 +1,14 @@
 """The training loop: seeded, with an average of the weights over the last steps, its length chosen by validation.
 
+Where the rate is held instead of going down to nothing, the weights wander around the middle of a wide valley, and
+their average is near that middle: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+2018.
+
 It goes on after a kill: what it needs for that is saved after an epoch, and the weights at the end are the same.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +24,8 @@ from roadloop_models.errors import FailedError
 Batch = tuple[torch.Tensor, ...]
 OnEpoch = Callable[[int, int, str], None]
 """Called with (epoch, epochs, what it reached)."""
+_FIRST_RATE = 0.05
+_HELD_FROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Recipe:
     ema_decay: float
     """Of the average of the weights, per step; shorter at the start."""
     warmup_share: float = 0.15
+    held_rate: float | None = None
+    """Share of the peak rate that the second half of the steps keeps; without it the rate goes down to nothing."""
     clip_norm: float | None = None
     frozen: tuple[str, ...] = field(default=())
     """Names of submodules that keep their weights."""
@@ -249,10 +258,21 @@ def _optimizer(
         model.get_submodule(name).requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.peak_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.peak_rate, total_steps=steps, pct_start=recipe.warmup_share
-    )
-    return optimizer, schedule
+    held, warmup = recipe.held_rate, recipe.warmup_share
+    if held is None:
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.peak_rate, total_steps=steps, pct_start=warmup
+        )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step / steps, warmup, held))
+
+
+def rate_share(done: float, warmup: float, held: float) -> float:
+    """Share of the peak rate after `done` of the steps (0 to 1): up in a line, down in half a cosine, then held."""
+    if done < warmup:
+        return _FIRST_RATE + (1 - _FIRST_RATE) * done / warmup
+    if done < _HELD_FROM:
+        return held + (1 - held) * (1 + math.cos(math.pi * (done - warmup) / (_HELD_FROM - warmup))) / 2
+    return held
 
 
 def _set_training(model: torch.nn.Module, frozen: tuple[str, ...]) -> None:
