@@ -47,7 +47,11 @@ def test_a_network_is_narrowed_to_a_share_of_its_parameters() -> None:
         channels = narrowed(FULL, share)
         learned = sum(parameter.numel() for parameter in SignCnn(channels=channels).parameters())
         assert learned == parameter_count(channels) <= share * parameter_count(FULL)
-    assert narrowed(FULL, 1.0) == FULL
+        less_head = narrowed(FULL, share, last_share=0.5)
+        assert parameter_count(less_head) <= share * parameter_count(FULL)
+        assert share == 1.0 or less_head[-1] < less_head[-2]
+        assert all(less >= width for less, width in zip(less_head[:-1], channels[:-1], strict=True))
+    assert narrowed(FULL, 1.0) == narrowed(FULL, 1.0, last_share=0.5) == FULL
     with pytest.raises(ValueError, match="no network"):
         narrowed(FULL, 0.001)
 

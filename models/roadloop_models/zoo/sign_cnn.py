@@ -91,14 +91,22 @@ def parameter_count(channels: tuple[int, ...], classes: int = 43) -> int:
     return learned + (channels[-1] * _PLACES + 1) * classes
 
 
-def narrowed(channels: tuple[int, ...], share: float, classes: int = 43) -> tuple[int, ...]:
+def narrowed(channels: tuple[int, ...], share: float, classes: int = 43, *, last_share: float = 1.0) -> tuple[int, ...]:
     """The widest network of the same proportions with at most `share` (0 to 1) of the parameters, in steps of 8.
 
+    Where something has to go, `last_share` of what its proportion would be is left to the last convolution, which the
+    head reads pixel by pixel.
     Raises ValueError where even 8 channels a layer are too many.
     """
+    if share >= 1:
+        return channels
     budget = share * parameter_count(channels, classes)
     for percent in range(100, 0, -1):
-        scaled = tuple(min(width, max(_STEP, round(percent / 100 * width / _STEP) * _STEP)) for width in channels)
+        wanted = [percent / 100 * width for width in channels]
+        wanted[-1] *= last_share
+        scaled = tuple(
+            min(width, max(_STEP, round(part / _STEP) * _STEP)) for width, part in zip(channels, wanted, strict=True)
+        )
         if parameter_count(scaled, classes) <= budget:
             return scaled
     raise ValueError(f"no network of this kind has {budget:,.0f} parameters or fewer")
