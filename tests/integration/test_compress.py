@@ -225,9 +225,11 @@ def test_a_forecaster_teaches_a_smaller_one(made: Path, tmp_path: Path) -> None:
     again = ["models", "compress", str(tmp_path / "small"), *command[3:-1]]
     again[again.index("--output") + 1] = str(tmp_path / "smaller")
     refused = CliRunner().invoke(main, again)
-    assert refused.exit_code == 2 and "traffic-speed/small-1 is the parent itself" in refused.output
+    assert refused.exit_code == 2 and "traffic-speed/small-1 is the parent or a teacher" in refused.output
     again[again.index("--version") + 1] = "small-2"
     assert CliRunner().invoke(main, again).exit_code == 0  # a student can be a teacher
+    lineage = Bundle.open(tmp_path / "smaller").manifest.lineage
+    assert [source.version for source in lineage.sources] == ["small-1", Bundle.open(parent).manifest.version]
     smaller = learned_parameters(Bundle.open(tmp_path / "smaller"))
     assert smaller is not None and smaller <= 0.5 * less
 

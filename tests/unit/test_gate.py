@@ -17,8 +17,9 @@ from roadloop_cloud.gate.held_out import TrainedOn, judge_held_out, trained_on
 from roadloop_cloud.gate.judge import judge
 from roadloop_cloud.gate.latency import judge_latency
 from roadloop_cloud.identity.provisioning import packaged_profiles
-from roadloop_models.bundle import Lineage, Manifest
-from roadloop_models.errors import NotFoundError
+from roadloop_cloud.training.sources import sources_of
+from roadloop_models.bundle import Lineage, Manifest, Source
+from roadloop_models.errors import BundleError, NotFoundError
 from roadloop_models.tasks import TASKS, Evaluation, get_task
 from roadloop_models.tasks.speed_data import SpeedRows, write_speeds
 
@@ -279,6 +280,37 @@ def test_the_lineage_is_followed_back_to_its_beginning(tmp_path: Path) -> None:
         ("snapshot cccccccccccc of third", None),
         ("whatever second was trained on", None),
     ]
+
+
+def test_what_teachers_and_parts_have_seen_counts_whether_a_registry_has_them_or_not(tmp_path: Path) -> None:
+    taught = (
+        Source("near", data="published", parent_version="far"),
+        Source("far", snapshot_sha256="f" * 64, parent_version="first"),
+        Source("lost"),
+    )
+    versions = {
+        "first": manifest("first", snapshot_sha256="a" * 64),
+        "small": manifest("small", data="published", parent_version="near", sources=taught),
+    }
+    newest = manifest("newest", parent_version="small", snapshot_sha256="b" * 64)
+    found = list(trained_on(newest, "candidate", tmp_path, versions.__getitem__, lambda name: tmp_path / name[:1]))
+    assert [(one.what, one.directory) for one in found] == [
+        ("snapshot bbbbbbbbbbbb of newest", tmp_path / "b"),
+        ("the training split that small began with", tmp_path),
+        ("the training split that near began with", tmp_path),
+        ("snapshot ffffffffffff of far", tmp_path / "f"),
+        ("whatever lost was trained on", None),
+        ("snapshot aaaaaaaaaaaa of first", tmp_path / "a"),
+    ]
+
+
+def test_sources_are_told_once_with_those_of_their_own(tmp_path: Path) -> None:
+    first, second = Source("first", data="published"), Source("second", snapshot_sha256="b" * 64)
+    taught = manifest("taught", data="published", parent_version="second", sources=(second, first))
+    own = Source("taught", parent_version="second", data="published")
+    assert sources_of([taught, manifest("first", data="published")]) == (own, second, first)
+    with pytest.raises(BundleError, match="traffic-speed/first: two versions"):
+        sources_of([taught, manifest("first", snapshot_sha256="c" * 64)])
 
 
 @pytest.mark.parametrize("side", ["incumbent", "candidate"])

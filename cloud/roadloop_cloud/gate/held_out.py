@@ -1,12 +1,13 @@
 """Whether neither model was trained on a row that judges them: by the rows themselves, along both lineages."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from roadloop_cloud.gate.figures import GateResult
-from roadloop_models.bundle import Manifest
+from roadloop_models.bundle import Lineage, Manifest, Source
 from roadloop_models.errors import BundleError, DataError, NotFoundError
 from roadloop_models.tasks import Part, RowKeys, Task
 
@@ -35,29 +36,41 @@ def trained_on(
     find_parent: Callable[[str], Manifest],
     find_snapshot: Callable[[str], Path],
 ) -> Iterator[TrainedOn]:
-    """All that a version was trained on, back to the first of its lineage.
+    """All that a version was trained on, itself and through its teachers and parts, back to the first of its lineage.
 
-    `find_parent` and `find_snapshot` raise what a registry raises where there is no such version or snapshot.
+    What teachers and parts were trained on is recorded in its manifest, for no registry need have them. `find_parent`
+    and `find_snapshot` raise what a registry raises where there is no such version or snapshot.
     """
-    for _ in range(_LONGEST_LINEAGE):
-        lineage = manifest.lineage
-        if lineage.snapshot_sha256 is not None:
-            what = f"snapshot {lineage.snapshot_sha256[:12]} of {manifest.version}"
+    waiting: deque[tuple[str, Lineage | Source]] = deque([(manifest.version, manifest.lineage)])
+    recorded: dict[str, Source] = {}
+    met = {manifest.version}
+    while waiting and len(met) <= _LONGEST_LINEAGE:
+        version, known = waiting.popleft()
+        yield _rows_of(version, known, side, data_dir, find_snapshot)
+        own = {source.version: source for source in known.sources} if isinstance(known, Lineage) else {}
+        recorded |= own
+        for name in (known.parent_version, *own):
+            if name is None or name in met:
+                continue
+            met.add(name)
             try:
-                yield TrainedOn(side, what, find_snapshot(lineage.snapshot_sha256))
-            except (NotFoundError, DataError):
-                yield TrainedOn(side, what, None)
-        elif lineage.data in _PUBLISHED:
-            yield TrainedOn(side, f"the training split that {manifest.version} began with", data_dir, "all")
-        else:
-            yield TrainedOn(side, f"whatever {manifest.version} was trained on", None)
-        if lineage.parent_version is None:
-            return
+                waiting.append((name, recorded[name] if name in recorded else find_parent(name).lineage))
+            except (NotFoundError, BundleError):
+                yield TrainedOn(side, f"whatever {name} was trained on", None)
+
+
+def _rows_of(
+    version: str, known: Lineage | Source, side: Side, data_dir: Path, find_snapshot: Callable[[str], Path]
+) -> TrainedOn:
+    if known.snapshot_sha256 is not None:
+        what = f"snapshot {known.snapshot_sha256[:12]} of {version}"
         try:
-            manifest = find_parent(lineage.parent_version)
-        except (NotFoundError, BundleError):
-            yield TrainedOn(side, f"whatever {lineage.parent_version} was trained on", None)
-            return
+            return TrainedOn(side, what, find_snapshot(known.snapshot_sha256))
+        except (NotFoundError, DataError):
+            return TrainedOn(side, what, None)
+    if known.data in _PUBLISHED:
+        return TrainedOn(side, f"the training split that {version} began with", data_dir, "all")
+    return TrainedOn(side, f"whatever {version} was trained on", None)
 
 
 def judge_held_out(task: Task, data_dir: Path, sources: Sequence[TrainedOn]) -> GateResult:

@@ -31,6 +31,7 @@ from roadloop_cloud.training.record import code_sha256, packages, recipe_values,
 from roadloop_cloud.training.reference import reference_of
 from roadloop_cloud.training.replay import ReplayedSubject
 from roadloop_cloud.training.sign import SignSubject
+from roadloop_cloud.training.sources import sources_of
 from roadloop_cloud.training.spec import FORMS, Rounding, TrainingProgress, TrainingResult, TrainingSpec
 from roadloop_cloud.training.speed import SpeedSubject
 from roadloop_cloud.training.subject import ModelForm, Subject
@@ -278,6 +279,7 @@ class Trainer:
                 spec.command,
                 spec.data_name,
                 record,
+                sources_of(_open_bundle(spec.task, path).manifest for path in _source_paths(spec)),
             ),
         )
 
@@ -339,6 +341,13 @@ def open_subject(spec: TrainingSpec) -> tuple[Subject, Bundle | None]:
     parent = None if spec.parent is None else _open_bundle(spec.task, spec.parent)
     state = None if parent is None else decode_weights(_weights_path(parent))
     return _subject(spec, state), parent
+
+
+def _source_paths(spec: TrainingSpec) -> tuple[str, ...]:
+    """The bundles that it is made of or taught by."""
+    if spec.compress is None:
+        return spec.merge
+    return (*(() if spec.parent is None else (spec.parent,)), *spec.compress.teachers)
 
 
 def _teachers(spec: TrainingSpec) -> list[State]:

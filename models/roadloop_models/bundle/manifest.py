@@ -18,6 +18,7 @@ MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 256 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_FILES = 64
+MAX_SOURCES = 64
 
 Runtime = Literal["onnx", "tflite"]
 CPU_PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -125,6 +126,15 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str]
 
 
+class Source(msgspec.Struct, frozen=True):
+    """A version that taught another one, or became a part of it, and what that version itself was trained on."""
+
+    version: Name
+    snapshot_sha256: Sha256 | None = None
+    parent_version: Name | None = None
+    data: str | None = None
+
+
 class Lineage(msgspec.Struct, frozen=True):
     """Where this version comes from."""
 
@@ -134,6 +144,8 @@ class Lineage(msgspec.Struct, frozen=True):
     data: str | None = None
     training: TrainingRecord | None = None
     """None where it was not trained here, but imported."""
+    sources: Annotated[tuple[Source, ...], msgspec.Meta(max_length=MAX_SOURCES)] = ()
+    """Teachers and parts, and theirs: what they saw it has seen through them, whether a registry has them or not."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -30,11 +30,12 @@ def compress_bundle(
     """Compress `parent` on training rows below `data_dir` and write the bundle `output`, with an fp32 file.
 
     It is evaluated on the test rows below `data_dir`. Killed and asked for again, it goes on after the last epoch.
-    Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where `version` is the
-    parent's or the task's network cannot be compressed that way.
+    Raises what `run_training` raises, BundleError where `output` exists, and ConfigError where `version` is that of the
+    parent or of a teacher, or the task's network cannot be compressed that way.
     """
-    if version == parent.manifest.version:
-        raise ConfigError(f"{parent.manifest.task}/{version} is the parent itself; choose another version")
+    teachers = [Bundle.open(Path(path)).manifest for path in settings.teachers]
+    if version in {manifest.version for manifest in (parent.manifest, *teachers)}:
+        raise ConfigError(f"{parent.manifest.task}/{version} is the parent or a teacher; choose another version")
     if output.exists():
         raise BundleError(f"{output}: exists already; a bundle is never changed, choose a new version or directory")
     settings = msgspec.structs.replace(
