@@ -32,14 +32,23 @@ USUAL = ("vehicle", "delivery", "fleet", "learning")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--full", is_flag=True, help="learning: train again what ships, instead of measuring its files alone.")
-def main(groups: tuple[str, ...], as_json: bool, full: bool) -> None:
+@click.option("--part", "only", multiple=True, metavar="NAME", help="learning: this part alone; may be given again.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="learning --full: where what is trained stays; asked again, it goes on with what is there.",
+)
+def main(groups: tuple[str, ...], as_json: bool, full: bool, only: tuple[str, ...], keep: Path | None) -> None:
     """Measure and report; a bar that does not hold is not an error.
 
     \b
     Example: ROADLOOP_DATA=/data scripts/bench vehicle learning
     """
     data = os.environ.get("ROADLOOP_DATA")
-    measures: dict[str, Measure] = {**GROUPS, "learning": partial(learning.figures, full=full)}
+    if only and (unknown := set(only) - set(parts := learning.parts())):
+        raise click.BadParameter(f"no part {', '.join(sorted(unknown))}; there is {', '.join(parts)}")
+    chosen = partial(learning.figures, full=full, keep=keep, only=only)
+    measures: dict[str, Measure] = {**GROUPS, "learning": chosen}
     console = Console(stderr=True)
     results: list[Result] = []
     for group in groups or USUAL:

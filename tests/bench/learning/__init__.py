@@ -3,7 +3,7 @@
 A module of this folder that has such a function is run; there is no list to keep.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -12,10 +12,17 @@ from tests.bench.figures import Result
 from tests.bench.learning.context import Context
 
 
-def figures(data: Path | None, full: bool = False) -> Iterator[Result]:
-    """The figures of every part, by the parts' names; `full` trains what ships again."""
-    context = Context(data=data, full=full)
-    for found in iter_modules(__path__):
-        measure = getattr(import_module(f"{__name__}.{found.name}"), "figures", None)
-        if measure is not None:
-            yield from measure(context)
+def parts() -> tuple[str, ...]:
+    """The parts, in their order."""
+    names = sorted(found.name for found in iter_modules(__path__))
+    return tuple(name for name in names if hasattr(import_module(f"{__name__}.{name}"), "figures"))
+
+
+def figures(
+    data: Path | None, full: bool = False, keep: Path | None = None, only: Collection[str] = ()
+) -> Iterator[Result]:
+    """The figures of every part, or of those named; `full` trains what ships again, into the folder `keep` if named."""
+    context = Context(data=data, full=full, keep=keep)
+    for name in parts():
+        if not only or name in only:
+            yield from import_module(f"{__name__}.{name}").figures(context)

@@ -4,7 +4,6 @@ The files that ship are compared; with `--full` the student and the pruned netwo
 that ships.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from roadloop_models.errors import NotFoundError
 from roadloop_models.packaged import Collection, packaged_bundles
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.learning.context import Context
+from tests.bench.learning.trained import THREADS, once, training_folder
 
 SIGN, SPEED = "traffic-sign", "traffic-speed"
 INT8 = ("onnx-int8", "tflite-int8")
@@ -36,9 +36,9 @@ def figures(context: Context) -> Iterator[Result]:
     figure = partial(Figure, command=f"scripts/bench learning{' --full' if context.full else ''}")
     names = [name for name in MADE if context.full or _ships(name)]
     yield from (Skipped(f"compression_{name}", "none ships: --full makes one") for name in MADE if name not in names)
-    with tempfile.TemporaryDirectory() as folder:
+    with training_folder(context) as folder:
         teacher = Bundle.open(packaged_bundles()[SIGN])
-        made = [_small(name, teacher, context, Path(folder)) for name in names]
+        made = [_small(name, teacher, context, folder) for name in names]
         whole, *others = _by_bundle([teacher, *made], context.data)
     reports: dict[str, Reports] = dict(zip(names, others, strict=True))
     if "student" in reports:
@@ -85,10 +85,14 @@ def _small(name: Collection, teacher: Bundle, context: Context, folder: Path) ->
     """The bundle that ships, or with `--full` the same made again."""
     if not context.full:
         return Bundle.open(packaged_bundles(name)[SIGN])
-    assert context.data is not None
+    data = context.data
+    assert data is not None
     method, share = MADE[name]
-    made = compress_bundle(teacher, context.data, name, folder / name, Compression(method=method, share=share))
-    return Bundle.open(Path(made.bundle))
+
+    def make(target: Path) -> None:
+        compress_bundle(teacher, data, name, target, Compression(method=method, share=share), threads=THREADS)
+
+    return once(folder / name, make)
 
 
 def _by_bundle(bundles: list[Bundle], data: Path) -> list[Reports]:

@@ -1,7 +1,6 @@
 """Figures of the two forecasts that ship, by the published protocols on the int8 files; `full`: of three seeds."""
 
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from roadloop_models.runners import open_runner
 from roadloop_models.tasks import get_task
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.learning.context import Context
+from tests.bench.learning.trained import once, training_folder
 
 INT8 = ("onnx-int8", "tflite-int8")
 SEEDS = (0, 1, 2)
@@ -58,7 +58,7 @@ def figures(context: Context) -> Iterator[Result]:
         yield from _figures(forecast, forecast.name, _int8_metrics(bundle, context.data))
         yield from _loss_by_int8(forecast, bundle, context.data)
         if context.full:
-            yield from _of_three_seeds(forecast, context.data)
+            yield from _of_three_seeds(forecast, context, context.data)
 
 
 def _figures(forecast: Forecast, name: str, metrics: Mapping[str, Mapping[str, float]]) -> Iterator[Figure]:
@@ -74,25 +74,26 @@ def _loss_by_int8(forecast: Forecast, bundle: Bundle, data: Path) -> Iterator[Fi
     yield _figure(f"{forecast.name}_int8_loss", 100 * loss, "%", bar=0.5)
 
 
-def _of_three_seeds(forecast: Forecast, data: Path) -> Iterator[Figure]:
+def _of_three_seeds(forecast: Forecast, context: Context, data: Path) -> Iterator[Figure]:
     from roadloop_cloud.training.make import train_bundle
     from roadloop_cloud.training.merging import merge_bundles
 
-    with tempfile.TemporaryDirectory() as folder:
-        bundles = []
-        for seed in SEEDS:
-            target = Path(folder) / f"seed{seed}"
-            train_bundle(forecast.task, data, f"seed-{seed}", target, seed=seed, form=forecast.form)
-            bundles.append(Bundle.open(target))
+    def train(target: Path, seed: int) -> None:
+        train_bundle(forecast.task, data, target.name, target, seed=seed, form=forecast.form)
+
+    def merge(bundles: list[Bundle], target: Path) -> None:
+        merge_bundles(bundles, data, target.name, target)
+
+    with training_folder(context) as folder:
+        bundles = [once(folder / f"{forecast.name}-seed-{seed}", partial(train, seed=seed)) for seed in SEEDS]
         yield from _each_and_mean(
             forecast, "seed", {str(seed): one for seed, one in zip(SEEDS, bundles, strict=True)}, data
         )
         if forecast.merged:
             pairs = {}
             for first, second in combinations(SEEDS, 2):
-                target = Path(folder) / f"merged{first}{second}"
-                merge_bundles([bundles[first], bundles[second]], data, target.name, target)
-                pairs[f"{first}{second}"] = Bundle.open(target)
+                target = folder / f"{forecast.name}-merged-{first}-{second}"
+                pairs[f"{first}{second}"] = once(target, partial(merge, [bundles[first], bundles[second]]))
             yield from _each_and_mean(forecast, "merged", pairs, data)
 
 

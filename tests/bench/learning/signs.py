@@ -1,7 +1,6 @@
 """The traffic-sign model: the file that ships, and with `--full` three seeds of its recipe, trained again."""
 
 import statistics
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from roadloop_models.bundle import Bundle
 from roadloop_models.packaged import packaged_bundles
 from tests.bench.figures import Figure, Result, Skipped
 from tests.bench.learning.context import Context
+from tests.bench.learning.trained import THREADS, once, training_folder
 
 SIGN = "traffic-sign"
 INT8 = ("onnx-int8", "tflite-int8")
@@ -35,8 +35,8 @@ def figures(context: Context) -> Iterator[Result]:
     if not context.full:
         yield Skipped("sign_accuracy_mean", f"trains {len(SEEDS)} seeds for an hour: --full")
         return
-    with tempfile.TemporaryDirectory() as folder:
-        found = [accuracies(_trained(context.data, Path(folder), seed), context.data) for seed in SEEDS]
+    with training_folder(context) as folder:
+        found = [accuracies(_trained(context.data, folder, seed), context.data) for seed in SEEDS]
     for key in INT8:
         mean = statistics.mean(each[key] for each in found)
         yield _full(f"sign_accuracy_mean_{key}", mean, "% of test_a", bar=99.4, direction="at least")
@@ -56,8 +56,10 @@ def int8_drop(percent: dict[str, float]) -> float:
 
 
 def _trained(data: Path, folder: Path, seed: int) -> Bundle:
-    made = train_bundle(SIGN, data, f"seed-{seed}", folder / str(seed), seed=seed, with_fp32=True)
-    return Bundle.open(Path(made.bundle))
+    def make(target: Path) -> None:
+        train_bundle(SIGN, data, target.name, target, seed=seed, with_fp32=True, threads=THREADS)
+
+    return once(folder / f"sign-seed-{seed}", make)
 
 
 _full = partial(Figure, command="scripts/bench learning --full")
