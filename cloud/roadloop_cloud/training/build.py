@@ -40,7 +40,7 @@ from roadloop_cloud.training.train import Fitted, Recipe, fit
 from roadloop_cloud.training.vehicle_count import CountSubject
 from roadloop_cloud.training.weights import State, decode_weights, encode_weights, halve, load_state
 from roadloop_cloud.training.worker import DRAFTS
-from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Variant, write_bundle
+from roadloop_models.bundle import Bundle, GoldenSpec, Lineage, Manifest, Source, Variant, write_bundle
 from roadloop_models.bundle.golden import encode_golden
 from roadloop_models.bundle.manifest import MANIFEST_FORMAT, TrainingRecord
 from roadloop_models.errors import BundleError, ConfigError, NotFoundError
@@ -92,6 +92,7 @@ class Trainer:
         self._on_progress = on_progress
         self._ranks = ranks or Ranks()
         self._seconds: dict[str, float] = {}
+        self._sources: tuple[Source, ...] = ()
 
     def run(self, target: Path) -> TrainingResult | None:
         """Train and write the bundle to `target`; None where another rank does so.
@@ -104,6 +105,7 @@ class Trainer:
         torch.set_num_threads(self._spec.threads)
         torch.set_flush_denormal(True)
         with self._stage("load"):
+            self._sources = _sources(self._spec)
             subject, parent = open_subject(self._spec)
             if self._spec.compress is not None:
                 subject = compressed(subject, self._spec.compress, _teachers(self._spec))
@@ -279,7 +281,7 @@ class Trainer:
                 spec.command,
                 spec.data_name,
                 record,
-                sources_of(_open_bundle(spec.task, path).manifest for path in _source_paths(spec)),
+                self._sources,
             ),
         )
 
@@ -343,11 +345,12 @@ def open_subject(spec: TrainingSpec) -> tuple[Subject, Bundle | None]:
     return _subject(spec, state), parent
 
 
-def _source_paths(spec: TrainingSpec) -> tuple[str, ...]:
-    """The bundles that it is made of or taught by."""
-    if spec.compress is None:
-        return spec.merge
-    return (*(() if spec.parent is None else (spec.parent,)), *spec.compress.teachers)
+def _sources(spec: TrainingSpec) -> tuple[Source, ...]:
+    """Of the bundles that it is made of or taught by."""
+    paths = list(spec.merge)
+    if spec.compress is not None and spec.parent is not None:
+        paths += [spec.parent, *spec.compress.teachers]
+    return sources_of(_open_bundle(spec.task, path).manifest for path in paths)
 
 
 def _teachers(spec: TrainingSpec) -> list[State]:
