@@ -41,3 +41,27 @@ def test_variation_depends_on_the_seed_alone_and_keeps_the_range() -> None:
     assert torch.isfinite(first).all()
     unmirrored = mirror_classes()[labels] < 0
     assert torch.equal(first_labels[unmirrored], labels[unmirrored])
+
+
+def test_dusk_leaves_few_grey_levels_and_never_black() -> None:
+    from roadloop_cloud.training.augment import _dusk
+
+    images = torch.full((200, 3, 32, 32), 200.0)
+    dark = _dusk(images, torch.Generator().manual_seed(1))
+    means = dark.mean((1, 2, 3))
+    changed = means < 199
+    assert 20 <= int(changed.sum()) <= 60  # a fifth
+    assert float(means.min()) >= 9.0
+    assert torch.equal(dark[changed], dark[changed].round())
+
+
+def test_smearing_keeps_the_light_and_loses_detail_along_one_axis() -> None:
+    from roadloop_cloud.training.augment import _smear
+
+    stripes = torch.zeros(400, 3, 32, 32)
+    stripes[:, :, :, ::2] = 100.0
+    smeared = _smear(stripes, torch.Generator().manual_seed(1))
+    changed = (smeared - stripes).abs().amax((1, 2, 3)) > 1
+    assert 5 <= int(changed.sum()) <= 40  # those smeared across: a twentieth
+    inner = smeared[changed][:, :, :, 4:-4]
+    assert float(inner.std(dim=3).max()) < 40 < float(stripes[0].std(dim=2).min())

@@ -9,6 +9,8 @@ _TURN_RAD = 0.3
 _SHIFT = 0.15
 _SHEAR = 0.15
 _COVER_SHARE = 0.5
+_DARKEST = 10.0
+"""Mean grey level below which an image is not darkened further."""
 
 
 def mirror_classes() -> torch.Tensor:
@@ -29,6 +31,7 @@ def vary(
     labels = torch.where(mirrored, mirror[labels], labels)
     values = _pose(images.float(), mirrored, generator)
     values = _light(values / 255.0, generator) * 255.0
+    values = _dusk(_smear(values, generator), generator)
     values = standardize(_sharpness(values, generator), clip)
     # Noise in units of the image's own deviation: in grey levels it would bury the darkest signs.
     values = values + torch.randn(values.shape, generator=generator) * _uniform(len(values), 0.0, 0.15, generator)
@@ -84,6 +87,30 @@ def _background(values: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     outside = outside * (_uniform(count, 0.0, 1.0, generator) < 0.35)
     paler = values * _uniform(count, 0.2, 1.0, generator) + _uniform(count, 0.0, 0.8, generator)
     return values * (1.0 - outside) + paler.clamp(0.0, 1.0) * outside
+
+
+def _smear(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A tenth is smeared over three pixels or five, across or down: the vehicle moved while the shutter was open."""
+    count, channels = values.shape[:2]
+    for size, axis in ((3, 0), (5, 0), (3, 1), (5, 1)):
+        chosen = torch.rand(count, generator=generator) < 0.025
+        shape = (1, size) if axis == 0 else (size, 1)
+        padding = (size // 2, size // 2, 0, 0) if axis == 0 else (0, 0, size // 2, size // 2)
+        kernel = torch.full((channels, 1, *shape), 1.0 / size)
+        smeared = F.conv2d(F.pad(values[chosen], padding, mode="replicate"), kernel, groups=channels)
+        values = values.clone()
+        values[chosen] = smeared
+    return values
+
+
+def _dusk(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A fifth is nearly dark, grey levels 0 to 255: few levels are left, and the sensor's noise is among them."""
+    count = len(values)
+    least = _DARKEST / values.mean((1, 2, 3), keepdim=True).clamp(min=_DARKEST)
+    dark = values * torch.maximum(_uniform(count, -3.0, 0.0, generator).exp(), least)
+    dark = dark + torch.randn(values.shape, generator=generator) * _uniform(count, 0.0, 1.5, generator)
+    chosen = _uniform(count, 0.0, 1.0, generator) < 0.2
+    return torch.where(chosen, dark.round().clamp(0.0, 255.0), values)
 
 
 def _sharpness(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

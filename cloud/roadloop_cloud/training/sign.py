@@ -60,9 +60,9 @@ class SignSubject:
 Bochum; "freely available", to be cited), resized to 32x32: every fourth frame of the official training tracks, and a
 stratified half of the official test images to evaluate on. No licence text comes with the copy that was used.""",
         protocol="""Top-1 accuracy over all test images, one frame at a time.""",
-        seen="""How long to train, and with which variation, was settled on half of the training tracks. The kinds of
-variation to choose from came from looking at an earlier model's errors on the test images, so the test figures may be
-slightly optimistic.""",
+        seen="""How long to train was settled on half of the training tracks. The kinds of variation in training were
+settled after looking at an earlier model's errors on the test images, so the test figures may be slightly
+optimistic.""",
         limits="""German signs only, cropped and roughly centred; it does not find signs in a scene, and it
 answers with one of 43 classes also where there is none. Signs that are dark, snowed over or photographed from far away
 are where most errors are.""",
