@@ -47,6 +47,8 @@ def main(groups: tuple[str, ...], as_json: bool, full: bool, only: tuple[str, ..
     data = os.environ.get("ROADLOOP_DATA")
     if only and (unknown := set(only) - set(parts := learning.parts())):
         raise click.BadParameter(f"no part {', '.join(sorted(unknown))}; there is {', '.join(parts)}")
+    if keep is not None and not full:
+        raise click.UsageError("--keep keeps what --full trains; give --full too")
     chosen = partial(learning.figures, full=full, keep=keep, only=only)
     measures: dict[str, Measure] = {**GROUPS, "learning": chosen}
     console = Console(stderr=True)
