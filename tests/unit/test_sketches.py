@@ -1,5 +1,6 @@
 """Sketches: what they say of the values, that they add up, that liars are not believed, and that link loses little."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -17,10 +18,11 @@ from roadloop_models.contract.codec import decode
 from roadloop_models.contract.messages import SKETCH_STREAM, ReleaseRef, SignalSketch, Sketch
 from roadloop_models.errors import BundleError, MessageError
 from roadloop_models.sketches import distance
+from roadloop_models.sketches.kll_layout import check_kll
 from roadloop_models.sketches.outcomes import FlowOutcomes, SpeedOutcomes
 from roadloop_models.sketches.reference import Reference, decode_reference, encode_reference, make_reference
 from roadloop_models.sketches.signals import DRIVE_STATE, SIGNALS, Signal
-from roadloop_models.sketches.sketch import ValueSketch
+from roadloop_models.sketches.sketch import KLL_K, ValueSketch, decode_kll
 
 REF = ReleaseRef(task="drive-state", release=1, version="1-a", manifest_sha256="5f" * 32)
 WATCHED = (Signal("level", "a number", block="drive"),)
@@ -88,6 +90,29 @@ def _valid() -> SignalSketch:
     sketch = ValueSketch("level", [0.0])
     sketch.add(np.linspace(-1, 1, 500))
     return sketch.message()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 127, 128, 129, 500, 5_000, 300_000])
+def test_a_sketch_of_any_size_goes_and_comes(rows: int) -> None:
+    sketch, target = ValueSketch("level", [0.0]), ValueSketch("level", [0.0])
+    for part in np.array_split(np.random.default_rng(rows).normal(size=rows), min(rows, 3)):
+        sketch.add(part)
+    for _ in range(2):
+        target.merge(sketch.message())
+    assert target.message().rows == 2 * rows
+    decode_kll(target.message())
+
+
+@given(st.integers(0, 60), st.sampled_from([0, 1, 2, 5, 127, 128, 255]), st.integers(1, 8))
+@settings(deadline=None, max_examples=500)
+def test_a_damaged_beginning_never_reaches_the_library(at: int, value: int, length: int) -> None:
+    valid = _valid()
+    raw = bytearray(valid.kll)
+    raw[at : at + length] = bytes([value] * length)
+    with contextlib.suppress(ValueError):
+        check_kll(bytes(raw), KLL_K, valid.rows)
+        assert bytes(raw)[:7] in (valid.kll[:7], valid.kll[:3] + bytes([raw[3]]) + valid.kll[4:7])
+        assert bytes(raw)[8:19] == valid.kll[8:19]
 
 
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.integers(0, 40))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from roadloop_models.contract.messages import SignalSketch
 from roadloop_models.errors import MessageError
+from roadloop_models.sketches.kll_layout import check_kll
 from roadloop_models.sketches.reference import bin_counts
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def decode_kll(sent: SignalSketch) -> "kll_floats_sketch | None":
     if not sent.rows and not sent.kll:
         return None
     try:
+        check_kll(sent.kll, KLL_K, sent.rows)
         kll = _library().kll_floats_sketch.deserialize(sent.kll)
         sound = kll.k == KLL_K and kll.n == sent.rows and _within(kll, sent)
     except (IndexError, RuntimeError, ValueError, MemoryError) as error:
